@@ -1,0 +1,60 @@
+"""What the domain refuses, and how it says so. No other module invents an error code."""
+
+from enum import StrEnum
+
+
+class UserErrorCode(StrEnum):
+    """What a caller can put right. A mutation returns it in `userErrors`."""
+
+    INVALID = "INVALID"
+    NOT_FOUND = "NOT_FOUND"
+    ACCOUNT_DISABLED = "ACCOUNT_DISABLED"
+    PROVIDER_NOT_ALLOWED = "PROVIDER_NOT_ALLOWED"
+    SPEND_LIMIT_EXCEEDED = "SPEND_LIMIT_EXCEEDED"
+    CREDIT_LIMIT_EXCEEDED = "CREDIT_LIMIT_EXCEEDED"
+    INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS"
+    BILLING_MODEL_MISMATCH = "BILLING_MODEL_MISMATCH"
+    BALANCE_NOT_ZERO = "BALANCE_NOT_ZERO"
+    IDEMPOTENCY_CONFLICT = "IDEMPOTENCY_CONFLICT"
+    VERSION_CONFLICT = "VERSION_CONFLICT"
+    ALREADY_REVERSED = "ALREADY_REVERSED"
+    HOLD_NOT_OPEN = "HOLD_NOT_OPEN"
+    LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
+
+
+class BillingError(Exception):
+    """A rule of the business refused a change; nothing was written.
+
+    `field` is the path of the input field at fault in the domain's own (snake case) names.
+    """
+
+    def __init__(self, code: UserErrorCode, message: str, *field: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.field = field
+
+
+class RequestError(Exception):
+    """The request as a whole is refused; `code` is the `extensions.code` of a top-level error."""
+
+    code = "INTERNAL"
+
+
+class Unauthenticated(RequestError):
+    """Nobody, or nobody known, is asking."""
+
+    code = "UNAUTHENTICATED"
+
+
+class Forbidden(RequestError):
+    """The viewer is known and may not do this."""
+
+    code = "FORBIDDEN"
+
+
+class BadInput(RequestError):
+    """An argument of a query is out of range; the message names it."""
+
+    code = "BAD_USER_INPUT"
+

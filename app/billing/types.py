@@ -1,0 +1,135 @@
+"""The column types of the database: money, instants and ids, the same on SQLite and PostgreSQL."""
+
+import uuid
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from random import SystemRandom
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, String, TypeDecorator, Uuid
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from app.billing.money import from_nano, to_nano
+
+ID_LENGTH = 128
+"""Characters of an id or a name from outside. Five of them in UTF-8 fit one index row of PostgreSQL."""
+
+
+class Nano(TypeDecorator[Decimal]):
+    """A Decimal kept as integer nano units (10^-9), which both databases add exactly."""
+
+    impl = BigInteger
+    cache_ok = True
+
+    def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
+        return None if value is None else to_nano(value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
+        if value is None:
+            return None
+        if isinstance(value, str):  # exact_sum on SQLite: the sums of both halves
+            whole, rest = value.split(":")
+            value = int(whole) * 10**9 + int(rest)
+        return from_nano(int(value))
+
+
+class exact_sum(FunctionElement[Decimal]):
+    """SUM over a Nano column that neither overflows nor rounds; 0 over no rows.
+
+    PostgreSQL adds BIGINT as numeric. SQLite's SUM raises beyond 64 bits, so there the whole
+    units and the rest are added apart and Nano joins them.
+    """
+
+    type = Nano()
+    inherit_cache = True
+    name = "exact_sum"
+
+
+@compiles(exact_sum)
+def _sum_as_numeric(element: exact_sum, compiler: SQLCompiler, **options: Any) -> str:
+    return f"coalesce(sum({compiler.process(element.clauses, **options)}), 0)"
+
+
+@compiles(exact_sum, "sqlite")
+def _sum_by_halves(element: exact_sum, compiler: SQLCompiler, **options: Any) -> str:
+    nano = compiler.process(element.clauses, **options)
+    return (
+        f"(coalesce(sum(({nano}) / 1000000000), 0) || ':'"
+        f" || coalesce(sum(({nano}) % 1000000000), 0))"
+    )
+
+
+class Instant(TypeDecorator[datetime]):
+    """A point in time with microseconds. Aware UTC in Python; SQLite keeps it as naive UTC text."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None or dialect.name != "sqlite":
+            return value
+        return value.astimezone(UTC).replace(tzinfo=None)
+
+    def result_processor(
+        self, dialect: Dialect, coltype: object
+    ) -> Callable[[Any], datetime | None] | None:
+        """PostgreSQL's driver gives UTC already; only SQLite's text needs the zone put back."""
+        if dialect.name != "sqlite":
+            return None
+        parse = self.impl_instance.result_processor(dialect, coltype) or (lambda value: value)
+
+        def aware(value: Any) -> datetime | None:
+            naive = parse(value)
+            return None if naive is None else naive.replace(tzinfo=UTC)
+
+        return aware
+
+
+class Identifier(TypeDecorator[str]):
+    """An id or name given by the platform. One that cannot exist is compared as NULL: it equals nothing."""
+
+    impl = String(ID_LENGTH)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        if value is None or len(value) > ID_LENGTH or "\0" in value:
+            return None
+        return value
+
+
+class Key(TypeDecorator[str]):
+    """A UUID of our own, a string in Python. Text that is no UUID is compared as NULL: it equals nothing."""
+
+    impl = Uuid(as_uuid=False)
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        try:
+            return None if value is None else str(uuid.UUID(value))
+        except ValueError:
+            return None
+
+
+Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
+"""A small JSON value; None is SQL NULL."""
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_random = SystemRandom().getrandbits
+
+
+def new_key(at: datetime) -> str:
+    """A UUIDv7 (RFC 9562, method 3) whose order is that of `at` to the microsecond.
+
+    The libraries' generators take milliseconds and a counter of one process; the ledger needs the
+    order of ids to be the order of `created_at`, whichever process wrote the row.
+    """
+    milliseconds, rest = divmod((at - _EPOCH) // timedelta(microseconds=1), 1000)
+    fraction = rest * 4096 // 1000
+    return str(
+        uuid.UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | _random(62))
+    )

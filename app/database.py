@@ -1,0 +1,139 @@
+"""The database: how to read it, how to change it in one unit, and which revision it must have.
+
+SQLite and PostgreSQL behave alike behind this module. It knows no table.
+"""
+
+import asyncio
+import random
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Self, TypeVar
+
+from sqlalchemy import Connection, event, make_url
+from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+T = TypeVar("T")
+Unit = Callable[[AsyncConnection], Awaitable[T]]
+
+BUSY_SECONDS = 10
+"""How long one statement waits for SQLite's write lock of another process."""
+ATTEMPTS = 8
+_SQLSTATES_TO_RETRY = {"40001", "40P01", "55P03"}  # serialization, deadlock, lock not available
+_SQLSTATES_OF_ABSENCE = {"08", "53", "57"}  # connection, resources, operator intervention
+_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
+
+
+class DatabaseUnavailable(Exception):
+    """The database cannot be reached or stayed busy; nothing is known to have been written."""
+
+
+class Database:
+    """The pools of one process: `read()` for a connection in autocommit, `write()` for a unit of work."""
+
+    def __init__(self, url: str, pool_size: int = 10) -> None:
+        address = make_url(url)
+        address = address.set(drivername=_DRIVERS.get(address.drivername, address.drivername))
+        self.is_sqlite = address.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
+            # One writer a process: the others queue in memory and not in SQLite's unfair busy loop.
+            self._writer = create_async_engine(
+                address, pool_size=1, max_overflow=0, pool_timeout=30, **options
+            )
+            self._reader = create_async_engine(
+                address, pool_size=pool_size, isolation_level="AUTOCOMMIT", **options
+            )
+            for engine in (self._writer, self._reader):
+                event.listen(engine.sync_engine, "connect", _prepare_sqlite)
+            event.listen(self._writer.sync_engine, "begin", _begin_immediate)
+        else:
+            self._writer = create_async_engine(
+                address,
+                pool_size=pool_size,
+                max_overflow=pool_size,
+                isolation_level="READ COMMITTED",
+            )
+            self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The writing engine, for migrations and tests."""
+        return self._writer
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection in autocommit; each statement sees what was committed before it began."""
+        with _unavailable():
+            async with self._reader.connect() as connection:
+                yield connection
+
+    async def write(self, unit: Unit[T]) -> T:
+        """Runs `unit` in one database transaction and returns what it returned, once committed.
+
+        A deadlock, a serialization failure, a busy database or a unique violation runs the whole
+        unit again, in a new transaction: by then it sees what the other one has written.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            try:
+                with _unavailable():
+                    async with self._writer.begin() as connection:
+                        return await unit(connection)
+            except DBAPIError as error:
+                if attempt == ATTEMPTS or not _passes_on_retry(error):
+                    raise
+                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+        raise AssertionError("unreachable")
+
+    async def dispose(self) -> None:
+        """Closes every pooled connection."""
+        await self._reader.dispose()
+        await self._writer.dispose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.dispose()
+
+
+@contextmanager
+def _unavailable() -> Iterator[None]:
+    """Tells a database that is not there from a statement that failed."""
+    try:
+        yield
+    except (OSError, TimeoutError) as error:
+        raise DatabaseUnavailable from error
+    except DBAPIError as error:
+        sqlstate = _sqlstate(error)
+        if error.connection_invalidated or sqlstate[:2] in _SQLSTATES_OF_ABSENCE:
+            raise DatabaseUnavailable from error
+        raise
+
+
+def _passes_on_retry(error: DBAPIError) -> bool:
+    if isinstance(error, IntegrityError):
+        return True  # a unique violation: the other one has committed by now
+    return _sqlstate(error) in _SQLSTATES_TO_RETRY or _is_busy(error)
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
+
+
+def _is_busy(error: DBAPIError) -> bool:
+    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where SQLAlchemy says so
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin_immediate(connection: Connection) -> None:
+    """Takes the write lock first: a deferred transaction that upgrades is BUSY despite any timeout."""
+    connection.exec_driver_sql("BEGIN IMMEDIATE")
