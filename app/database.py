@@ -11,7 +11,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, TypeVar
 
 from sqlalchemy import Connection, event, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError, TimeoutError
+from sqlalchemy.exc import DBAPIError, IntegrityError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 T = TypeVar("T")
@@ -103,7 +104,7 @@ def _unavailable() -> Iterator[None]:
     """Tells a database that is not there from a statement that failed."""
     try:
         yield
-    except (OSError, TimeoutError) as error:
+    except (OSError, PoolTimeout) as error:
         raise DatabaseUnavailable from error
     except DBAPIError as error:
         sqlstate = _sqlstate(error)
@@ -132,8 +133,15 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+    # SQLite's own lower() knows ASCII alone; searches must find "Ä" by "ä" as on PostgreSQL.
+    driver = connection.driver_connection
+    connection.await_(driver.create_function("lower", 1, _lower, deterministic=True))
 
 
 def _begin_immediate(connection: Connection) -> None:
     """Takes the write lock first: a deferred transaction that upgrades is BUSY despite any timeout."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _lower(text: str | None) -> str | None:
+    return None if text is None else text.lower()

@@ -57,4 +57,3 @@ class BadInput(RequestError):
     """An argument of a query is out of range; the message names it."""
 
     code = "BAD_USER_INPUT"
-

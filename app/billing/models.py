@@ -194,7 +194,9 @@ class Transaction(SQLModel, table=True):
         CheckConstraint("amount >= 0", "transaction_amount"),
         Index("transaction_of_user", "mandate_id", "user_id", "id"),
         Index("transaction_occurred", "mandate_id", "occurred_at", "id"),
-        _partial("transaction_of_workflow", "workflow_id IS NOT NULL", "workflow_id", "occurred_at"),
+        _partial(
+            "transaction_of_workflow", "workflow_id IS NOT NULL", "workflow_id", "occurred_at"
+        ),
         _partial("transaction_reversal", "reverses_id IS NOT NULL", "reverses_id", unique=True),
     )
 

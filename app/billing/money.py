@@ -21,7 +21,7 @@ def parse_decimal(text: str) -> Decimal:
     """Reads plain ASCII digits with at most 9 behind the point; anything else is a ValueError."""
     if not _PLAIN.fullmatch(text):
         raise ValueError(
-            "must be plain digits with at most 30 before and 9 behind the point, such as \"12.5\""
+            'must be plain digits with at most 30 before and 9 behind the point, such as "12.5"'
         )
     return Decimal(text) + ZERO  # -0 becomes 0
 

@@ -130,6 +130,4 @@ def new_key(at: datetime) -> str:
     """
     milliseconds, rest = divmod((at - _EPOCH) // timedelta(microseconds=1), 1000)
     fraction = rest * 4096 // 1000
-    return str(
-        uuid.UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | _random(62))
-    )
+    return str(uuid.UUID(int=milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | _random(62)))

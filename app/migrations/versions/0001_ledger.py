@@ -67,9 +67,7 @@ def upgrade() -> None:
         sa.Column("enabled", sa.Boolean(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("last_transaction_at", sa.DateTime(timezone=True), nullable=False),
-        sa.CheckConstraint(
-            "(account_type = 'USER') = (user_id IS NOT NULL)", name="account_owner"
-        ),
+        sa.CheckConstraint("(account_type = 'USER') = (user_id IS NOT NULL)", name="account_owner"),
         sa.CheckConstraint("balance = credited - debited", name="account_balance"),
         sa.ForeignKeyConstraint(
             ["mandate_id"],
@@ -198,9 +196,7 @@ def upgrade() -> None:
             ["user.id"],
         ),
         sa.PrimaryKeyConstraint("mandate_id", "id"),
-        sa.UniqueConstraint(
-            "mandate_id", "account_id", "sequence", name="transaction_sequence"
-        ),
+        sa.UniqueConstraint("mandate_id", "account_id", "sequence", name="transaction_sequence"),
         sa.UniqueConstraint("mandate_id", "idempotency_key", name="transaction_key"),
     )
     op.create_index(

@@ -1,0 +1,334 @@
+"""Accounts and balances as they are shown, and the changes an admin makes to an account."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import Select, and_, case, or_, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.billing.audit import write_audit_event
+from app.billing.checks import invalid
+from app.billing.errors import BadInput, BillingError, Forbidden, UserErrorCode
+from app.billing.funds import PAYING_ACCOUNT, check_credit_limit, funds
+from app.billing.models import AccountType, BillingModel, accounts, mandates, memberships, settings
+from app.billing.money import ZERO
+from app.billing.paging import Keyset, Page, PageArguments, fetch_page
+from app.billing.settings import lock_settings
+from app.billing.types import exact_sum
+from app.billing.viewer import Viewer, mandate_not_found, sees
+from app.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """An account as it is shown: its row, with what can still be paid from it."""
+
+    id: str
+    mandate_id: str
+    user_id: str | None
+    account_type: AccountType
+    currency: str
+    balance: Decimal
+    held: Decimal
+    available: Decimal | None
+    credit_limit: Decimal | None
+    warning_threshold: Decimal
+    is_warning: bool
+    enabled: bool
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BalanceView:
+    """A user's balance in a mandate, or the mandate's own, whether an account is open or not."""
+
+    id: str
+    mandate_id: str
+    user_id: str | None
+    account_id: str | None
+    billing_model: BillingModel
+    currency: str
+    balance: Decimal
+    held: Decimal
+    available: Decimal | None
+    credit_limit: Decimal | None
+    warning_threshold: Decimal
+    is_warning: bool
+    as_of: datetime
+
+
+def joined_id(*parts: str) -> str:
+    """An id made of others, without two pairs that give the same."""
+    return "/".join(quote(part, safe="@:") for part in parts)
+
+
+_TERMS = (
+    settings.c.mandate_id,
+    settings.c.billing_model,
+    settings.c.credit_limit,
+    settings.c.warning_threshold_percent,
+    settings.c.default_user_credit,
+    mandates.c.currency,
+)
+_ACCOUNT = (
+    accounts.c.id,
+    accounts.c.account_type,
+    accounts.c.user_id,
+    accounts.c.balance,
+    accounts.c.funding_base,
+    accounts.c.credit_limit.label("own_credit_limit"),
+    accounts.c.enabled,
+    accounts.c.created_at,
+)
+
+
+def _account_query() -> Select[Any]:
+    return (
+        select(*_TERMS, *_ACCOUNT)
+        .join_from(accounts, settings, settings.c.mandate_id == accounts.c.mandate_id)
+        .join(mandates, mandates.c.id == accounts.c.mandate_id)
+    )
+
+
+def _account_view(row: Any) -> AccountView:
+    held = ZERO
+    left = funds(
+        row,
+        row.account_type,
+        balance=row.balance,
+        held=held,
+        funding_base=row.funding_base,
+        own_credit_limit=row.own_credit_limit,
+    )
+    return AccountView(
+        id=row.id,
+        mandate_id=row.mandate_id,
+        user_id=row.user_id,
+        account_type=row.account_type,
+        currency=row.currency,
+        balance=row.balance,
+        held=held,
+        available=left.available,
+        credit_limit=row.own_credit_limit,
+        warning_threshold=left.warning_threshold,
+        is_warning=left.is_warning,
+        enabled=row.enabled,
+        created_at=row.created_at,
+    )
+
+
+async def accounts_by_id(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+) -> list[AccountView | None]:
+    """The accounts of (mandate id, account id) pairs the caller may see, in the order asked."""
+    query = _account_query().where(
+        accounts.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}),
+        accounts.c.id.in_({account_id for _, account_id in keys}),
+    )
+    found = {
+        (row.mandate_id, row.id): _account_view(row) for row in await connection.execute(query)
+    }
+    return [found.get(key) for key in keys]
+
+
+async def list_accounts(
+    database: Database,
+    viewer: Viewer,
+    mandate_id: str,
+    *,
+    user_id: str | None,
+    enabled: bool | None,
+    page: PageArguments,
+) -> Page | None:
+    """The accounts of a mandate, newest first, for its admins."""
+    async with database.read() as connection:
+        if not await sees(connection, viewer, mandate_id):
+            return None
+        viewer.require_admin(mandate_id)
+        query = _account_query().where(accounts.c.mandate_id == mandate_id)
+        if user_id is not None:
+            query = query.where(accounts.c.user_id == user_id)
+        if enabled is not None:
+            query = query.where(accounts.c.enabled == enabled)
+        keyset = Keyset(
+            (accounts.c.id,),
+            descending=True,
+            binding=("accounts", mandate_id, user_id, enabled),
+        )
+        found = await fetch_page(database, connection, query, keyset, page)
+
+    async def totals() -> AccountTotals:
+        async with database.read() as connection:
+            matching = query.with_only_columns(
+                exact_sum(accounts.c.balance), maintain_column_froms=True
+            )
+            balance = (await connection.execute(matching)).scalar_one()
+        return AccountTotals(balance=balance, held=ZERO)
+
+    return replace(found, nodes=[_account_view(row) for row in found.nodes], totals=totals)
+
+
+@dataclass(frozen=True, slots=True)
+class AccountTotals:
+    """Sums over all accounts that match, not over a page."""
+
+    balance: Decimal
+    held: Decimal
+
+
+async def find_balance(
+    database: Database, viewer: Viewer, mandate_id: str, user_id: str | None
+) -> BalanceView | None:
+    """One balance. Under PREPAY_USER that of `user_id`, the viewer's own when left out."""
+    only = viewer.only_user(mandate_id)
+    async with database.read() as connection:
+        if not await sees(connection, viewer, mandate_id):
+            return None
+        if user_id is None:
+            user_id = viewer.user_id if mandate_id in viewer.roles else None
+        elif only not in (None, user_id):
+            raise Forbidden("userId names another user: only admins see the balances of others.")
+        elif not await _was_ever_member(connection, mandate_id, user_id):
+            return None
+        balance = (await balances_by_user(connection, [(mandate_id, user_id)]))[0]
+    if balance is None:
+        raise BadInput("userId is required: you have no balance of your own in this mandate.")
+    return balance
+
+
+async def list_balances(database: Database, viewer: Viewer) -> Sequence[BalanceView]:
+    """One balance for each mandate the viewer belongs to, by mandate id."""
+    async with database.read() as connection:
+        found = await balances_by_user(
+            connection, [(mandate_id, viewer.user_id) for mandate_id in sorted(viewer.roles)]
+        )
+    return [balance for balance in found if balance is not None]
+
+
+async def balances_by_user(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str | None]]
+) -> list[BalanceView | None]:
+    """The balances of (mandate id, user id) pairs the caller may see, by one SELECT.
+
+    None where there is no such mandate, or where its users pay and no user is named.
+    """
+    pays = and_(
+        accounts.c.mandate_id == settings.c.mandate_id,
+        accounts.c.account_type
+        == case(
+            {model.value: kind.value for model, kind in PAYING_ACCOUNT.items()},
+            value=settings.c.billing_model,
+        ),
+        or_(
+            accounts.c.user_id.is_(None),
+            accounts.c.user_id.in_({user_id for _, user_id in keys if user_id is not None}),
+        ),
+    )
+    query = (
+        select(*_TERMS, *_ACCOUNT)
+        .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
+        .outerjoin(accounts, pays)
+        .where(settings.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}))
+    )
+    terms: dict[str, Any] = {}
+    opened: dict[tuple[str, str | None], Any] = {}
+    now = datetime.now(UTC)
+    for row in await connection.execute(query):
+        terms[row.mandate_id] = row
+        if row.id is not None:
+            opened[row.mandate_id, row.user_id] = row
+    return [
+        _balance_view(terms[mandate_id], user_id, opened, now) if mandate_id in terms else None
+        for mandate_id, user_id in keys
+    ]
+
+
+def _balance_view(
+    terms: Any, user_id: str | None, opened: Mapping[tuple[str, str | None], Any], now: datetime
+) -> BalanceView | None:
+    user_pays = terms.billing_model == BillingModel.PREPAY_USER
+    if user_pays and user_id is None:
+        return None
+    owner = user_id if user_pays else None
+    account = opened.get((terms.mandate_id, owner))
+    # Until it is opened, an account is judged as if its default credit were there already.
+    expected = terms.default_user_credit if user_pays else ZERO
+    left = funds(
+        terms,
+        PAYING_ACCOUNT[terms.billing_model],
+        balance=account.balance if account else expected,
+        held=ZERO,
+        funding_base=account.funding_base if account else expected,
+        own_credit_limit=account.own_credit_limit if account else None,
+    )
+    return BalanceView(
+        id=joined_id(terms.mandate_id, *([owner] if owner else [])),
+        mandate_id=terms.mandate_id,
+        user_id=owner,
+        account_id=account.id if account else None,
+        billing_model=terms.billing_model,
+        currency=terms.currency,
+        balance=account.balance if account else ZERO,
+        held=ZERO,
+        available=left.available,
+        credit_limit=left.credit_limit,
+        warning_threshold=left.warning_threshold,
+        is_warning=left.is_warning,
+        as_of=now,
+    )
+
+
+async def _was_ever_member(connection: AsyncConnection, mandate_id: str, user_id: str) -> bool:
+    """Also true for users who have left: their account and history stay."""
+    found = await connection.execute(
+        select(memberships.c.user_id).where(
+            memberships.c.mandate_id == mandate_id, memberships.c.user_id == user_id
+        )
+    )
+    return found.first() is not None
+
+
+async def update_account(
+    database: Database,
+    viewer: Viewer,
+    mandate_id: str,
+    account_id: str,
+    changes: Mapping[str, Any],
+) -> tuple[str, str]:
+    """Changes `enabled` or the account's own `credit_limit` (None clears it); returns its key."""
+    viewer.require_sys_admin(mandate_id)
+    if changes.get("enabled", True) is None:
+        raise invalid("enabled must be true or false.", "enabled")
+    check_credit_limit(changes.get("credit_limit"))
+
+    async def unit(connection: AsyncConnection) -> None:
+        # The settings row first, as everywhere, so that no spend is being judged meanwhile.
+        if await lock_settings(connection, mandate_id, change=True) is None:
+            raise mandate_not_found()
+        this = and_(accounts.c.mandate_id == mandate_id, accounts.c.id == account_id)
+        row = (await connection.execute(select(accounts).where(this).with_for_update())).first()
+        if row is None:
+            raise BillingError(
+                UserErrorCode.NOT_FOUND, "There is no such account in this mandate.", "account_id"
+            )
+        before = {name: getattr(row, name) for name in changes}
+        if before == changes:
+            return
+        await connection.execute(update(accounts).where(this).values(**changes))
+        await write_audit_event(
+            connection,
+            viewer,
+            datetime.now(UTC),
+            "account.updated",
+            f"account:{account_id}",
+            mandate_id=mandate_id,
+            before=before,
+            after=changes,
+        )
+
+    await database.write(unit)
+    return mandate_id, account_id

@@ -1,0 +1,66 @@
+"""Checks of text that comes from outside. Each raises INVALID with the field's name."""
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Any
+
+import orjson
+
+from app.billing.errors import BillingError, UserErrorCode
+from app.billing.money import format_decimal
+from app.billing.types import ID_LENGTH
+
+MAX_TEXT = 1000
+"""Characters of a description."""
+MAX_KEY = 255
+"""Characters of an idempotency key."""
+
+
+def invalid(message: str, *field: str) -> BillingError:
+    return BillingError(UserErrorCode.INVALID, message, *field)
+
+
+def check_text(value: str | None, *field: str, most: int = MAX_TEXT) -> None:
+    """Allows None, and 1 to `most` characters that are not blank and hold no NUL."""
+    if value is None:
+        return
+    if len(value) > most:
+        raise invalid(f"{field[-1]} must have at most {most} characters.", *field)
+    if not value.strip():
+        raise invalid(f"{field[-1]} must not be empty or blank.", *field)
+    if "\0" in value:
+        raise invalid(f"{field[-1]} must not contain a NUL character.", *field)
+
+
+def check_name(value: str | None, *field: str) -> None:
+    """An id or name that others refer to: at most 128 printable characters, no blanks around."""
+    check_text(value, *field, most=ID_LENGTH)
+    if value is not None and (not value.isprintable() or value != value.strip()):
+        raise invalid(
+            f"{field[-1]} must be printable characters without blanks around them.", *field
+        )
+
+
+def check_key(value: str) -> None:
+    """An idempotency key."""
+    check_text(value, "idempotency_key", most=MAX_KEY)
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON: amounts and instants in their one text form, so that equal content is equal."""
+    if isinstance(value, Decimal):
+        return format_decimal(value)
+    if isinstance(value, datetime):
+        return value.astimezone(UTC).isoformat()
+    if isinstance(value, date):
+        return value.isoformat()
+    return value
+
+
+def content_hash(operation: str, content: Mapping[str, Any]) -> str:
+    """Tells a retry from a conflict: the operation and its input as sent, without what was left out."""
+    sent = {name: plain(value) for name, value in content.items() if value is not None}
+    document = orjson.dumps([operation, sent], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(document).hexdigest()

@@ -1,0 +1,121 @@
+"""Who pays and what can still be paid: the rules of the billing models. Nothing here reads a row."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from app.billing.checks import invalid
+from app.billing.errors import BillingError, UserErrorCode
+from app.billing.models import AccountType, BillingModel
+from app.billing.money import MAX_BALANCE, ZERO, from_nano, to_nano, within_limits
+
+PAYING_ACCOUNT: Mapping[BillingModel, AccountType] = {
+    BillingModel.PREPAY_USER: AccountType.USER,
+    BillingModel.PREPAY_MANDATE: AccountType.MANDATE,
+    BillingModel.CREDIT_POSTPAY: AccountType.MANDATE,
+    BillingModel.UNLIMITED: AccountType.UNLIMITED,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Funds:
+    """What an account can still pay. One code path for every place that shows or judges it."""
+
+    available: Decimal | None
+    """Null: without limit."""
+    credit_limit: Decimal | None
+    """The limit in force; null but for a postpaid account."""
+    warning_threshold: Decimal
+    is_warning: bool
+
+
+def funds(
+    terms: Any,
+    account_type: AccountType,
+    *,
+    balance: Decimal,
+    held: Decimal,
+    funding_base: Decimal,
+    own_credit_limit: Decimal | None,
+) -> Funds:
+    """The funds of an account under the mandate's settings row `terms`."""
+    credit_limit = None
+    if account_type == AccountType.UNLIMITED:
+        available = None
+    elif account_type == AccountType.MANDATE and terms.billing_model == BillingModel.CREDIT_POSTPAY:
+        credit_limit = terms.credit_limit if own_credit_limit is None else own_credit_limit
+        funding_base = credit_limit or ZERO
+        available = None if credit_limit is None else credit_limit + balance - held
+    else:
+        available = balance - held
+    if available is None:
+        return Funds(None, credit_limit, ZERO, is_warning=False)
+    percent_of_nano = to_nano(terms.warning_threshold_percent) * to_nano(funding_base)
+    threshold = max(ZERO, from_nano(percent_of_nano // (100 * 10**9)))
+    return Funds(available, credit_limit, threshold, is_warning=available <= threshold)
+
+
+def why_refused(
+    terms: Any,
+    funds: Funds,
+    *,
+    enabled: bool,
+    amount: Decimal,
+    provider: str | None,
+    registered: Sequence[str],
+) -> BillingError | None:
+    """Why a spend of `amount` is refused, the first reason first; None where it is allowed.
+
+    `registered` are the providers that a mandate without a list of its own may use.
+    """
+    if not enabled:
+        return BillingError(UserErrorCode.ACCOUNT_DISABLED, "The account is disabled.")
+    if not provider_allowed(terms.allowed_providers, provider, registered):
+        return BillingError(
+            UserErrorCode.PROVIDER_NOT_ALLOWED,
+            f"This mandate does not allow the provider {provider}."
+            if provider
+            else "This mandate allows named providers only: name one.",
+            "aicore_provider",
+        )
+    available = funds.available
+    if available is None:
+        return None
+    if terms.billing_model == BillingModel.CREDIT_POSTPAY:
+        if amount > available:
+            return BillingError(
+                UserErrorCode.CREDIT_LIMIT_EXCEEDED,
+                f"{amount:f} is more than the {available:f} left of the credit limit.",
+                "amount",
+            )
+    elif terms.block_on_zero_balance and (available <= ZERO or amount > available):
+        return BillingError(
+            UserErrorCode.INSUFFICIENT_FUNDS,
+            f"{amount:f} cannot be paid from the {available:f} available: add credit first.",
+            "amount",
+        )
+    return None
+
+
+def provider_allowed(
+    allowed: Sequence[str] | None, provider: str | None, registered: Sequence[str]
+) -> bool:
+    """A spend that names no provider is judged only against a list that is set, and refused by it."""
+    if allowed is not None:
+        return provider in allowed
+    return provider is None or provider in registered
+
+
+def check_credit_limit(limit: Decimal | None) -> None:
+    """A credit limit is 0 or more and within what a balance may be; None is no limit."""
+    if limit is None:
+        return
+    if limit < ZERO:
+        raise invalid("credit_limit must be 0 or more.", "credit_limit")
+    if not within_limits(limit):
+        raise BillingError(
+            UserErrorCode.LIMIT_EXCEEDED,
+            f"credit_limit must be at most {MAX_BALANCE}.",
+            "credit_limit",
+        )

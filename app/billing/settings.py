@@ -1,0 +1,230 @@
+"""A mandate's billing settings, the lock that every unit of work takes first, and its providers."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+import pycountry
+from email_validator import EmailNotValidError, validate_email
+from sqlalchemy import select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.billing.audit import write_audit_event
+from app.billing.checks import check_text, invalid
+from app.billing.errors import BillingError, UserErrorCode
+from app.billing.funds import PAYING_ACCOUNT, check_credit_limit, provider_allowed
+from app.billing.models import AccountType, BillingModel, accounts, mandates, settings
+from app.billing.money import ZERO, check_amount
+from app.billing.viewer import Viewer, mandate_not_found, sees
+from app.database import Database
+
+MAX_EMAILS = 20
+_NOT_NULL = (
+    "billing_model",
+    "default_user_credit",
+    "warning_threshold_percent",
+    "block_on_zero_balance",
+    "notify_on_warning",
+    "notify_emails",
+)
+
+
+def no_settings_yet(mandate_id: str, now: datetime) -> dict[str, Any]:
+    """The row of a mandate without settings: it behaves as UNLIMITED and can be locked."""
+    return {
+        "mandate_id": mandate_id,
+        "version": 0,
+        "billing_model": BillingModel.UNLIMITED,
+        "default_user_credit": Decimal(10),
+        "warning_threshold_percent": Decimal(10),
+        "block_on_zero_balance": True,
+        "notify_on_warning": True,
+        "notify_emails": [],
+        "billing_address": None,
+        "credit_limit": None,
+        "allowed_providers": None,
+        "updated_at": now,
+    }
+
+
+async def lock_settings(connection: AsyncConnection, mandate_id: str, *, change: bool) -> Any:
+    """Locks the mandate's settings row, the first lock of every unit: shared to spend, alone to change.
+
+    Returns the settings with the mandate's currency and time zone, or None without such a mandate.
+    """
+    query = (
+        select(settings, mandates.c.currency, mandates.c.time_zone)
+        .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
+        .where(settings.c.mandate_id == mandate_id)
+        .with_for_update(read=not change)
+    )
+    return (await connection.execute(query)).first()
+
+
+async def find_settings(database: Database, viewer: Viewer, mandate_id: str) -> Any:
+    """The settings, for the mandate's admins; None where it has none yet."""
+    async with database.read() as connection:
+        if not await sees(connection, viewer, mandate_id):
+            return None
+        viewer.require_admin(mandate_id)
+        return await read_settings(connection, mandate_id)
+
+
+async def read_settings(connection: AsyncConnection, mandate_id: str) -> Any:
+    """The settings row of a mandate the caller may see; None where it has none yet."""
+    rows = await connection.execute(
+        select(settings).where(settings.c.mandate_id == mandate_id, settings.c.version > 0)
+    )
+    return rows.first()
+
+
+async def update_settings(
+    database: Database,
+    viewer: Viewer,
+    mandate_id: str,
+    changes: Mapping[str, Any],
+    *,
+    expected_version: int | None,
+    registered: Sequence[str],
+) -> None:
+    """Creates or changes the settings; what `changes` leaves out stays as it is.
+
+    VERSION_CONFLICT when `expected_version` (0: none yet) is not the stored one; BALANCE_NOT_ZERO
+    when the new model would leave money behind.
+    """
+    viewer.require_sys_admin(mandate_id)
+    _check(changes, registered)
+
+    async def unit(connection: AsyncConnection) -> None:
+        stored = await lock_settings(connection, mandate_id, change=True)
+        if stored is None:
+            raise mandate_not_found()
+        if expected_version is not None and expected_version != stored.version:
+            raise BillingError(
+                UserErrorCode.VERSION_CONFLICT,
+                f"The settings are at version {stored.version}: read them again and decide anew.",
+                "expected_version",
+            )
+        after = {name: v for name, v in changes.items() if getattr(stored, name) != v}
+        if not after and stored.version:
+            return
+        if "billing_model" in after:
+            await _check_model_change(connection, stored, after["billing_model"])
+        now = datetime.now(UTC)
+        await connection.execute(
+            update(settings)
+            .where(settings.c.mandate_id == mandate_id)
+            .values(version=stored.version + 1, updated_at=now, **after)
+        )
+        await write_audit_event(
+            connection,
+            viewer,
+            now,
+            "settings.updated" if stored.version else "settings.created",
+            f"mandate:{mandate_id}",
+            mandate_id=mandate_id,
+            before={name: getattr(stored, name) for name in after} if stored.version else None,
+            after=after,
+        )
+
+    await database.write(unit)
+
+
+def _check(changes: Mapping[str, Any], registered: Sequence[str]) -> None:
+    for name in _NOT_NULL:
+        if name in changes and changes[name] is None:
+            raise invalid(f"{name} must not be null: leave it out to keep it as it is.", name)
+    credit = changes.get("default_user_credit")
+    if credit is not None:
+        check_amount(credit, "default_user_credit", zero=True)
+    percent = changes.get("warning_threshold_percent")
+    if percent is not None and not 0 <= percent <= 100:
+        raise invalid("warning_threshold_percent must be 0 to 100.", "warning_threshold_percent")
+    check_credit_limit(changes.get("credit_limit"))
+    emails = changes.get("notify_emails", [])
+    if len(emails) > MAX_EMAILS:
+        raise invalid(f"notify_emails must be at most {MAX_EMAILS}.", "notify_emails")
+    for place, email in enumerate(emails):
+        check_email(email, "notify_emails", str(place))
+    for place, provider in enumerate(changes.get("allowed_providers") or []):
+        if provider not in registered:
+            raise invalid(
+                f"allowed_providers must be among {', '.join(registered)}.",
+                "allowed_providers",
+                str(place),
+            )
+    if address := changes.get("billing_address"):
+        _check_address(address)
+
+
+def _check_address(address: Mapping[str, str | None]) -> None:
+    for name, value in address.items():
+        check_text(value, "billing_address", name, most=200)
+    if email := address.get("email"):
+        check_email(email, "billing_address", "email")
+    country = address.get("country")
+    if country is not None and pycountry.countries.get(alpha_2=country) is None:
+        raise invalid(
+            "country must be an ISO 3166-1 alpha-2 code, such as CH.",
+            "billing_address",
+            "country",
+        )
+
+
+def check_email(address: str, *field: str) -> None:
+    """One e-mail address, without a look-up of its domain."""
+    try:
+        validate_email(address, check_deliverability=False)
+    except EmailNotValidError as error:
+        raise invalid(f"This is no e-mail address: {error}", *field) from None
+
+
+async def _check_model_change(connection: AsyncConnection, stored: Any, model: str) -> None:
+    """No money may stay behind on an account that the new model does not use.
+
+    UNLIMITED accounts are left aside: that usage was never owed.
+    """
+    rows = (
+        await connection.execute(
+            select(accounts.c.account_type, accounts.c.balance)
+            .where(
+                accounts.c.mandate_id == stored.mandate_id,
+                accounts.c.account_type != AccountType.UNLIMITED,
+                accounts.c.balance != ZERO,
+            )
+            .order_by(accounts.c.id)
+            .with_for_update()
+        )
+    ).all()
+    used = PAYING_ACCOUNT[BillingModel(model)]
+    if any(row.account_type != used for row in rows):
+        raise BillingError(
+            UserErrorCode.BALANCE_NOT_ZERO,
+            f"An account that {model} would not use has a balance: move or settle it first.",
+            "billing_model",
+        )
+    owes = stored.billing_model == BillingModel.CREDIT_POSTPAY and any(
+        row.balance < ZERO for row in rows
+    )
+    if owes and model in (BillingModel.PREPAY_USER, BillingModel.PREPAY_MANDATE):
+        raise BillingError(
+            UserErrorCode.BALANCE_NOT_ZERO,
+            "Money is owed: credit a payment before the change to a prepaid model.",
+            "billing_model",
+        )
+
+
+async def list_providers(
+    database: Database, viewer: Viewer, mandate_id: str, registered: Sequence[str]
+) -> Sequence[str] | None:
+    """The registered providers that a mandate's members may use, in the order registered."""
+    async with database.read() as connection:
+        if not await sees(connection, viewer, mandate_id):
+            return None
+        allowed = (
+            await connection.execute(
+                select(settings.c.allowed_providers).where(settings.c.mandate_id == mandate_id)
+            )
+        ).scalar_one()
+    return [name for name in registered if provider_allowed(allowed, name, registered)]
