@@ -134,8 +134,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
     # SQLite's own lower() knows ASCII alone; searches must find "Ä" by "ä" as on PostgreSQL.
-    driver = connection.driver_connection
-    connection.await_(driver.create_function("lower", 1, _lower, deterministic=True))
+    connection.create_function("lower", 1, _lower, deterministic=True)
 
 
 def _begin_immediate(connection: Connection) -> None:
