@@ -1,0 +1,154 @@
+"""Tokens: only one of ours that is in force names a user."""
+
+import base64
+import json
+import time
+from typing import Any
+
+import jwt
+import pytest
+from pydantic import SecretStr
+
+from app.auth import Authenticator, issue_token
+from app.billing.errors import Unauthenticated
+from app.config import Settings
+
+SECRET = "0123456789abcdef0123456789abcdef"
+SETTINGS = Settings(jwt_secret=SecretStr(SECRET), jwt_audience="billing-api", jwt_issuer="platform")
+MALFORMED = "The token is malformed or not signed by us."
+
+
+def claims(**changes: Any) -> dict[str, Any]:
+    """The claims of a good token with some changed; None leaves one out."""
+    good = {
+        "sub": "alice",
+        "aud": "billing-api",
+        "iss": "platform",
+        "exp": int(time.time()) + 60,
+    }
+    return {name: value for name, value in (good | changes).items() if value is not None}
+
+
+def signed(**changes: Any) -> str:
+    return jwt.encode(claims(**changes), SECRET, algorithm="HS256")
+
+
+def segment(document: object) -> str:
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).rstrip(b"=").decode()
+
+
+def refusal(token: str) -> str:
+    with pytest.raises(Unauthenticated) as error:
+        Authenticator(SETTINGS).subject(token)
+    return str(error.value)
+
+
+def test_a_token_of_ours_names_its_user() -> None:
+    assert Authenticator(SETTINGS).subject(issue_token(SETTINGS, "alice", 60)) == "alice"
+
+
+def test_a_token_of_the_platform_names_its_user() -> None:
+    assert Authenticator(SETTINGS).subject(signed()) == "alice"
+    assert Authenticator(SETTINGS).subject(signed(aud=["other", "billing-api"])) == "alice"
+    assert Authenticator(SETTINGS).subject(signed(iat=int(time.time()), nbf=0)) == "alice"
+
+
+def test_an_expired_token() -> None:
+    assert refusal(issue_token(SETTINGS, "alice", 0)) == "The token has expired: get a new one."
+    assert refusal(signed(exp=1)) == "The token has expired: get a new one."
+
+
+@pytest.mark.parametrize("name", ["exp", "sub", "aud", "iss"])
+def test_a_claim_is_missing(name: str) -> None:
+    assert refusal(signed(**{name: None})) == f"The token lacks the claim {name}."
+
+
+@pytest.mark.parametrize("subject", ["", "  "])
+def test_an_empty_subject(subject: str) -> None:
+    assert refusal(signed(sub=subject)) == "The token lacks the claim sub."
+
+
+@pytest.mark.parametrize("subject", [7, ["alice"], True])
+def test_a_subject_that_is_no_text(subject: object) -> None:
+    assert refusal(signed(sub=subject)) == MALFORMED
+
+
+@pytest.mark.parametrize("audience", ["billing", "", ["other"], [], 7])
+def test_another_audience(audience: object) -> None:
+    assert refusal(signed(aud=audience)) in (
+        "The token was issued for another audience.",
+        "The token lacks the claim aud.",
+    )
+
+
+def test_another_issuer() -> None:
+    assert refusal(signed(iss="billing")) == "The token comes from another issuer."
+
+
+@pytest.mark.parametrize("name", ["nbf", "iat"])
+def test_a_token_from_the_future(name: str) -> None:
+    assert refusal(signed(**{name: int(time.time()) + 60})) == "The token is not valid yet."
+
+
+@pytest.mark.parametrize("name", ["exp", "nbf", "iat"])
+@pytest.mark.parametrize("value", ["soon", [], {}, float("inf"), float("nan")])
+def test_an_instant_that_is_none(name: str, value: object) -> None:
+    assert refusal(signed(**{name: value})) == MALFORMED
+
+
+def test_another_key() -> None:
+    token = jwt.encode(claims(), "another key of at least 32 bytes!", algorithm="HS256")
+    assert refusal(token) == MALFORMED
+
+
+@pytest.mark.parametrize("name", ["none", "None", "NONE", "nOnE"])
+def test_no_signature(name: str) -> None:
+    unsigned = f"{segment({'alg': name, 'typ': 'JWT'})}.{segment(claims())}."
+    assert refusal(unsigned) == MALFORMED
+    assert refusal(f"{unsigned}{signed().split('.')[2]}") == MALFORMED
+
+
+@pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
+@pytest.mark.filterwarnings("ignore::jwt.InsecureKeyLengthWarning")
+def test_another_algorithm(algorithm: str) -> None:
+    assert refusal(jwt.encode(claims(), SECRET, algorithm=algorithm)) == MALFORMED
+
+
+def test_a_changed_payload_or_a_cut_signature() -> None:
+    header, _, signature = signed().split(".")
+    assert refusal(f"{header}.{segment(claims(sub='bob'))}.{signature}") == MALFORMED
+    assert refusal(f"{header}.{segment(claims())}.{signature[:-4]}") == MALFORMED
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "",
+        "garbage",
+        "a.b.c",
+        "..",
+        "\0",
+        "é",
+        "\ud800",
+        "x" * 100_000,
+        f"{base64.urlsafe_b64encode(b'[' * 100_000).decode()}.e30.e30",
+        f"{segment([])}.{segment({})}.e30",
+        f"{segment({'alg': 7})}.{segment({})}.e30",
+    ],
+    ids=range(11),
+)
+def test_garbage(token: str) -> None:
+    assert refusal(token) == MALFORMED
+
+
+def test_a_signed_payload_that_is_no_object() -> None:
+    for payload in (b"[]", b"7", b"\xff", b"[" * 100_000):
+        assert refusal(jwt.api_jws.encode(payload, SECRET, algorithm="HS256")) == MALFORMED
+
+
+def test_a_short_key_is_refused() -> None:
+    short = SETTINGS.model_copy(update={"jwt_secret": SecretStr("x" * 31)})
+    with pytest.raises(ValueError, match="at least 32 bytes"):
+        Authenticator(short)
+    with pytest.raises(ValueError, match="at least 32 bytes"):
+        issue_token(short, "alice", 60)
