@@ -1,6 +1,7 @@
 """Checks of text that comes from outside. Each raises INVALID with the field's name."""
 
 import hashlib
+import re
 from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -10,12 +11,10 @@ import orjson
 
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.money import format_decimal
-from app.billing.types import ID_LENGTH
+from app.billing.types import ID_LENGTH, IdempotencyKey
 
 MAX_TEXT = 1000
 """Characters of a description."""
-MAX_KEY = 255
-"""Characters of an idempotency key."""
 
 
 def invalid(message: str, *field: str) -> BillingError:
@@ -45,7 +44,14 @@ def check_name(value: str | None, *field: str) -> None:
 
 def check_key(value: str) -> None:
     """An idempotency key."""
-    check_text(value, "idempotency_key", most=MAX_KEY)
+    check_text(value, "idempotency_key", most=IdempotencyKey.most)
+
+
+def parse_instant(text: str) -> datetime:
+    """Reads RFC 3339 with an offset, to the microsecond; anything else is a ValueError."""
+    if not _RFC_3339.fullmatch(text):
+        raise ValueError("must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z")
+    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def plain(value: Any) -> Any:

@@ -167,17 +167,6 @@ async def memberships_of(database: Database, user_id: str) -> Sequence[Any]:
         return rows.all()
 
 
-async def find_membership(database: Database, mandate_id: str, user_id: str) -> Any:
-    """One membership as it was just written."""
-    async with database.read() as connection:
-        rows = await connection.execute(
-            select(memberships).where(
-                memberships.c.mandate_id == mandate_id, memberships.c.user_id == user_id
-            )
-        )
-        return rows.first()
-
-
 @cache
 def _currencies() -> frozenset[str]:
     return frozenset(currency.alpha_3 for currency in pycountry.currencies)
@@ -354,19 +343,23 @@ async def upsert_membership(
     mandate_id: str,
     user_id: str,
     changes: Mapping[str, Any],
-) -> None:
-    """Makes a user a MEMBER of a mandate, or changes `role`; one who has left joins again."""
+) -> Any:
+    """Makes a user a MEMBER of a mandate, or changes `role`; one who has left joins again.
+
+    Returns the membership's row.
+    """
     viewer.require_sys_admin(mandate_id)
     _refuse_null(changes, "role")
 
-    async def unit(connection: AsyncConnection) -> None:
+    async def unit(connection: AsyncConnection) -> Any:
         now = datetime.now(UTC)
         if await lock_settings(connection, mandate_id, change=True) is None:
             raise mandate_not_found()
         if (await users_by_id(connection, viewer, [user_id]))[0] is None:
             raise BillingError(UserErrorCode.NOT_FOUND, "There is no such user.", "user_id")
         this = and_(memberships.c.mandate_id == mandate_id, memberships.c.user_id == user_id)
-        row = (await connection.execute(select(memberships).where(this))).first()
+        stored = select(memberships).where(this)
+        row = (await connection.execute(stored)).first()
         before: dict[str, Any] | None = None
         if row is None or row.left_at is not None:
             after = {"role": MembershipRole.MEMBER, **changes}
@@ -380,7 +373,7 @@ async def upsert_membership(
         else:
             before, after = _difference(row, changes)
             if not after:
-                return
+                return row
             await connection.execute(update(memberships).where(this).values(**after))
         await write_audit_event(
             connection,
@@ -392,8 +385,9 @@ async def upsert_membership(
             before=before,
             after=after,
         )
+        return (await connection.execute(stored)).one()
 
-    await database.write(unit)
+    return await database.write(unit)
 
 
 async def remove_membership(

@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel
 
-from app.billing.types import Document, Identifier, Instant, Key, Nano
+from app.billing.types import Document, IdempotencyKey, Identifier, Instant, Key, Nano
 
 
 def _partial(name: str, condition: str, *columns: str, unique: bool = False) -> Index:
@@ -177,7 +177,7 @@ class Transaction(SQLModel, table=True):
     feature_code: str | None = Field(sa_type=Identifier, nullable=True)
     aicore_provider: str | None = Field(sa_type=Identifier, nullable=True)
     aicore_model: str | None = Field(sa_type=Identifier, nullable=True)
-    idempotency_key: str | None = Field(sa_type=String, nullable=True)
+    idempotency_key: str | None = Field(sa_type=IdempotencyKey, nullable=True)
     content_hash: str | None = Field(sa_type=String, nullable=True)
     """SHA-256 of the operation and its input, which tells a retry from a conflict."""
     actor_id: str | None = Field(sa_type=Identifier, nullable=True)

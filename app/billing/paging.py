@@ -50,8 +50,8 @@ class Page:
     cursor: Callable[[Any], str]
     count: Callable[[], Awaitable[int]]
     """How many rows match in all, not on this page."""
-    totals: Callable[[], Awaitable[Any]] | None = None
-    """Sums over all that match, where the list has them."""
+    totals: Any = None
+    """An async function: sums over all that match, where the list has them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pycountry
 from email_validator import EmailNotValidError, validate_email
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
@@ -68,15 +68,11 @@ async def find_settings(database: Database, viewer: Viewer, mandate_id: str) -> 
         if not await sees(connection, viewer, mandate_id):
             return None
         viewer.require_admin(mandate_id)
-        return await read_settings(connection, mandate_id)
+        return (await connection.execute(_stored(mandate_id))).first()
 
 
-async def read_settings(connection: AsyncConnection, mandate_id: str) -> Any:
-    """The settings row of a mandate the caller may see; None where it has none yet."""
-    rows = await connection.execute(
-        select(settings).where(settings.c.mandate_id == mandate_id, settings.c.version > 0)
-    )
-    return rows.first()
+def _stored(mandate_id: str) -> Select[Any]:
+    return select(settings).where(settings.c.mandate_id == mandate_id, settings.c.version > 0)
 
 
 async def update_settings(
@@ -87,8 +83,8 @@ async def update_settings(
     *,
     expected_version: int | None,
     registered: Sequence[str],
-) -> None:
-    """Creates or changes the settings; what `changes` leaves out stays as it is.
+) -> Any:
+    """Creates or changes the settings and returns them; what `changes` leaves out stays as it is.
 
     VERSION_CONFLICT when `expected_version` (0: none yet) is not the stored one; BALANCE_NOT_ZERO
     when the new model would leave money behind.
@@ -96,7 +92,7 @@ async def update_settings(
     viewer.require_sys_admin(mandate_id)
     _check(changes, registered)
 
-    async def unit(connection: AsyncConnection) -> None:
+    async def unit(connection: AsyncConnection) -> Any:
         stored = await lock_settings(connection, mandate_id, change=True)
         if stored is None:
             raise mandate_not_found()
@@ -108,7 +104,7 @@ async def update_settings(
             )
         after = {name: v for name, v in changes.items() if getattr(stored, name) != v}
         if not after and stored.version:
-            return
+            return stored
         if "billing_model" in after:
             await _check_model_change(connection, stored, after["billing_model"])
         now = datetime.now(UTC)
@@ -127,8 +123,9 @@ async def update_settings(
             before={name: getattr(stored, name) for name in after} if stored.version else None,
             after=after,
         )
+        return (await connection.execute(_stored(mandate_id))).one()
 
-    await database.write(unit)
+    return await database.write(unit)
 
 
 def _check(changes: Mapping[str, Any], registered: Sequence[str]) -> None:

@@ -92,13 +92,22 @@ class Instant(TypeDecorator[datetime]):
 class Identifier(TypeDecorator[str]):
     """An id or name given by the platform. One that cannot exist is compared as NULL: it equals nothing."""
 
-    impl = String(ID_LENGTH)
+    most = ID_LENGTH
+    impl = String(most)
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or len(value) > ID_LENGTH or "\0" in value:
+        if value is None or len(value) > self.most or "\0" in value:
             return None
         return value
+
+
+class IdempotencyKey(Identifier):
+    """As Identifier, of up to 255 characters."""
+
+    most = 255
+    impl = String(most)
+    cache_ok = True
 
 
 class Key(TypeDecorator[str]):

@@ -114,10 +114,7 @@ async def _book(
     user_ids = {event.user_id for event in batch.values()}
     members = await members_by_user(ledger.connection, ledger.mandate_id, user_ids)
     await ledger.lock_paying_accounts(user_ids)
-    usable = [
-        event.idempotency_key for event in batch.values() if "\0" not in event.idempotency_key
-    ]
-    written = await ledger.written_under(usable)
+    written = await ledger.written_under(event.idempotency_key for event in batch.values())
     results = {}
     for place, event in batch.items():
         try:

@@ -180,7 +180,7 @@ def upgrade() -> None:
         sa.Column("feature_code", sa.String(128), nullable=True),
         sa.Column("aicore_provider", sa.String(128), nullable=True),
         sa.Column("aicore_model", sa.String(128), nullable=True),
-        sa.Column("idempotency_key", sa.String(), nullable=True),
+        sa.Column("idempotency_key", sa.String(255), nullable=True),
         sa.Column("content_hash", sa.String(), nullable=True),
         sa.Column("actor_id", sa.String(128), nullable=True),
         sa.Column("reverses_id", sa.Uuid(), nullable=True),

@@ -1,0 +1,229 @@
+"""The ledger as it is read: one transaction, and lists filtered, ordered, paged and totalled."""
+
+from asyncio import Task, create_task
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import Column, Select, case, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.billing.models import (
+    ReferenceType,
+    TransactionType,
+    accounts,
+    transactions,
+)
+from app.billing.money import MAX_TRANSACTION, ZERO
+from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
+from app.billing.types import exact_sum
+from app.billing.viewer import Viewer, sees
+from app.database import Database
+
+
+class TransactionOrderField(StrEnum):
+    CREATED_AT = "CREATED_AT"
+    OCCURRED_AT = "OCCURRED_AT"
+    AMOUNT = "AMOUNT"
+
+
+_ORDER_COLUMNS: dict[TransactionOrderField, tuple[Column[Any], ...]] = {
+    # Ids are UUIDv7 of created_at, so the primary key is the order in which rows were written.
+    TransactionOrderField.CREATED_AT: (transactions.c.id,),
+    TransactionOrderField.OCCURRED_AT: (transactions.c.occurred_at, transactions.c.id),
+    TransactionOrderField.AMOUNT: (transactions.c.amount, transactions.c.id),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionFilter:
+    """What must hold for a row, all of it; None asks for nothing."""
+
+    transaction_type: TransactionType | None = None
+    reference_type: ReferenceType | None = None
+    user_id: str | None = None
+    account_id: str | None = None
+    workflow_id: str | None = None
+    feature_code: str | None = None
+    aicore_provider: str | None = None
+    aicore_model: str | None = None
+    min_amount: Decimal | None = None
+    max_amount: Decimal | None = None
+    created_from: datetime | None = None
+    created_to: datetime | None = None
+    occurred_from: datetime | None = None
+    occurred_to: datetime | None = None
+    idempotency_key: str | None = None
+    search: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionTotals:
+    """Sums over all transactions that match, not over a page."""
+
+    credits: Decimal
+    debits: Decimal
+
+    @property
+    def net(self) -> Decimal:
+        return self.credits - self.debits
+
+
+async def list_transactions(
+    database: Database,
+    viewer: Viewer,
+    mandate_id: str,
+    *,
+    filter: TransactionFilter,  # noqa: A002
+    order_by: TransactionOrderField = TransactionOrderField.CREATED_AT,
+    descending: bool = True,
+    page: PageArguments,
+) -> Page | None:
+    """A mandate's transactions that the viewer may see, newest first unless ordered otherwise."""
+    only_user = viewer.only_user(mandate_id)
+    query = _matching(mandate_id, only_user, filter)
+    keyset = Keyset(
+        _ORDER_COLUMNS[order_by],
+        descending,
+        binding=("transactions", mandate_id, only_user, filter),
+    )
+    async with database.read() as connection:
+        if not await sees(connection, viewer, mandate_id):
+            return None
+        found = await fetch_page(database, connection, query, keyset, page)
+    if only_user is None and filter == TransactionFilter():
+        sums = _Sums(database, _of_accounts(mandate_id))
+    else:
+        sums = _Sums(database, _of_rows(query))
+    return replace(found, count=sums.count, totals=sums.totals)
+
+
+async def find_transaction(
+    database: Database, viewer: Viewer, mandate_id: str, transaction_id: str
+) -> Any:
+    """One transaction of the mandate that the viewer may see, or None."""
+    if not viewer.may_see(mandate_id):
+        return None
+    query = _matching(mandate_id, viewer.only_user(mandate_id), TransactionFilter())
+    async with database.read() as connection:
+        return (await connection.execute(query.where(transactions.c.id == transaction_id))).first()
+
+
+async def transactions_by_id(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+) -> list[Any]:
+    """The transactions of (mandate id, id) pairs the caller may see, in the order asked."""
+    return await _by_key(connection, transactions.c.id, keys)
+
+
+async def reversals_by_id(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+) -> list[Any]:
+    """For (mandate id, id) pairs the transaction that reverses each, or None."""
+    return await _by_key(connection, transactions.c.reverses_id, keys)
+
+
+async def _by_key(
+    connection: AsyncConnection, column: Column[Any], keys: Sequence[tuple[str, str]]
+) -> list[Any]:
+    rows = await connection.execute(
+        select(transactions).where(
+            transactions.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}),
+            column.in_({key for _, key in keys}),
+        )
+    )
+    found = {(row.mandate_id, getattr(row, column.key)): row for row in rows}
+    return [found.get(key) for key in keys]
+
+
+def _matching(
+    mandate_id: str,
+    only_user: str | None,
+    filter: TransactionFilter,  # noqa: A002
+) -> Select[Any]:
+    columns = transactions.c
+    query = select(transactions).where(columns.mandate_id == mandate_id)
+    if only_user is not None:
+        query = query.where(columns.user_id == only_user)
+    for name in (
+        "transaction_type",
+        "reference_type",
+        "user_id",
+        "account_id",
+        "workflow_id",
+        "feature_code",
+        "aicore_provider",
+        "aicore_model",
+        "idempotency_key",
+    ):
+        value = getattr(filter, name)
+        if value is not None:
+            query = query.where(columns[name] == value)
+    if filter.min_amount is not None:
+        query = query.where(columns.amount >= _clamped(filter.min_amount))
+    if filter.max_amount is not None:
+        query = query.where(columns.amount <= _clamped(filter.max_amount))
+    if filter.created_from is not None:
+        query = query.where(columns.created_at >= filter.created_from)
+    if filter.created_to is not None:
+        query = query.where(columns.created_at < filter.created_to)
+    if filter.occurred_from is not None:
+        query = query.where(columns.occurred_at >= filter.occurred_from)
+    if filter.occurred_to is not None:
+        query = query.where(columns.occurred_at < filter.occurred_to)
+    if filter.search is not None:
+        query = query.where(contains(filter.search, columns.description))
+    return query
+
+
+class _Sums:
+    """Count and totals of one list, by one SELECT however many fields ask for them."""
+
+    def __init__(self, database: Database, query: Select[Any]) -> None:
+        self._database = database
+        self._query = query
+        self._row: Task[Any] | None = None
+
+    async def count(self) -> int:
+        return int((await self._read_once()).rows)
+
+    async def totals(self) -> TransactionTotals:
+        row = await self._read_once()
+        return TransactionTotals(credits=row.credits, debits=row.debits)
+
+    def _read_once(self) -> Task[Any]:
+        if self._row is None:
+            self._row = create_task(self._read())
+        return self._row
+
+    async def _read(self) -> Any:
+        async with self._database.read() as connection:
+            return (await connection.execute(self._query)).one()
+
+
+def _clamped(amount: Decimal) -> Decimal:
+    """A bound beyond what any row holds, brought to where 64 bits can compare it."""
+    return max(-MAX_TRANSACTION - 1, min(amount, MAX_TRANSACTION + 1))
+
+
+def _of_accounts(mandate_id: str) -> Select[Any]:
+    """Count and sums of a whole mandate: its accounts carry them."""
+    sums: Select[Any] = select(
+        func.coalesce(func.sum(accounts.c.sequence), 0).label("rows"),
+        exact_sum(accounts.c.credited).label("credits"),
+        exact_sum(accounts.c.debited).label("debits"),
+    )
+    return sums.where(accounts.c.mandate_id == mandate_id)
+
+
+def _of_rows(query: Select[Any]) -> Select[Any]:
+    amount, kind = transactions.c.amount, transactions.c.transaction_type
+    return query.with_only_columns(
+        func.count().label("rows"),
+        exact_sum(case((kind == TransactionType.CREDIT, amount), else_=ZERO)).label("credits"),
+        exact_sum(case((kind == TransactionType.DEBIT, amount), else_=ZERO)).label("debits"),
+        maintain_column_froms=True,
+    )

@@ -1,0 +1,258 @@
+"""Accounts and balances, and what admins do to them: credit, enable, disable, limit."""
+
+from datetime import datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import strawberry
+
+from app.billing import accounts, credits
+from app.billing.models import AccountType, BillingModel, ReferenceType
+from app.billing.paging import PageArguments
+from schema.context import Info
+from schema.errors import UserError, mutation, user_errors
+from schema.inputs import MandateId, given
+from schema.mandates import Mandate
+from schema.paging import After, Before, Connection, First, Last
+from schema.scalars import CurrencyCode
+from schema.users import User
+
+if TYPE_CHECKING:
+    from schema.transactions import Transaction
+
+
+@strawberry.type(description="What pays. It is opened by the first transaction that needs it.")
+class Account:
+    mandate_id: strawberry.Private[str]
+    user_id: strawberry.Private[str | None]
+
+    id: strawberry.ID = strawberry.field(description="A UUID, ordered by opening.")
+    account_type: AccountType = strawberry.field(description="Whose account it is.")
+    currency: CurrencyCode = strawberry.field(description="The mandate's currency.")
+    balance: Decimal = strawberry.field(
+        description="Sum of its transactions: credits less debits. Negative when money is owed."
+    )
+    held: Decimal = strawberry.field(description="Set aside by open holds.")
+    available: Decimal | None = strawberry.field(
+        description="What may still be spent from it; null under UNLIMITED, and under CREDIT_POSTPAY without a limit."
+    )
+    credit_limit: Decimal | None = strawberry.field(
+        description="Its own credit limit under CREDIT_POSTPAY; null where the settings' applies."
+    )
+    warning_threshold: Decimal = strawberry.field(
+        description="warningThresholdPercent of the balance right after the latest credit (of the credit limit under CREDIT_POSTPAY), rounded down to 9 digits and never below 0."
+    )
+    is_warning: bool = strawberry.field(
+        description="Whether available has come down to the threshold; false when available is null."
+    )
+    enabled: bool = strawberry.field(description="Nothing is spent from a disabled account.")
+    created_at: datetime = strawberry.field(description="When it was opened.")
+
+    @strawberry.field(description="The mandate it belongs to.")
+    async def mandate(self, info: Info) -> Mandate:
+        return await info.context.load.mandate.load(self.mandate_id)
+
+    @strawberry.field(description="Its owner, for an account of type USER; else null.")
+    async def user(self, info: Info) -> User | None:
+        return await info.context.load.user.load(self.user_id) if self.user_id else None
+
+
+@strawberry.type(description="Accounts of a mandate, newest first.")
+class AccountConnection(Connection[Account]):
+    @strawberry.field(description="Sum of the balances of all that match, not of this page.")
+    async def total_balance(self) -> Decimal:
+        return (await self.page.totals()).balance
+
+    @strawberry.field(description="Sum of what is held on all that match, not on this page.")
+    async def total_held(self) -> Decimal:
+        return (await self.page.totals()).held
+
+
+@strawberry.type(
+    description="What a user may spend in a mandate, whether the paying account is open yet or not."
+)
+class Balance:
+    mandate_id: strawberry.Private[str]
+    user_id: strawberry.Private[str | None]
+    account_id: strawberry.Private[str | None]
+
+    id: strawberry.ID = strawberry.field(
+        description="The same for the same mandate and user; for client caches."
+    )
+    billing_model: BillingModel = strawberry.field(
+        description="The mandate's; UNLIMITED while it has no settings."
+    )
+    currency: CurrencyCode = strawberry.field(description="The mandate's currency.")
+    balance: Decimal = strawberry.field(
+        description="Sum of the account's transactions, 0 while none is open. Negative when money is owed, and under UNLIMITED, where it is the running total of usage."
+    )
+    held: Decimal = strawberry.field(description="Set aside by open holds.")
+    available: Decimal | None = strawberry.field(
+        description="What may still be spent, the default credit of an account not yet opened included; null under UNLIMITED, and under CREDIT_POSTPAY without a limit."
+    )
+    credit_limit: Decimal | None = strawberry.field(
+        description="The limit in force; null except under CREDIT_POSTPAY."
+    )
+    warning_threshold: Decimal = strawberry.field(
+        description="warningThresholdPercent of the balance right after the latest credit (of the credit limit under CREDIT_POSTPAY), rounded down to 9 digits and never below 0."
+    )
+    is_warning: bool = strawberry.field(
+        description="Whether available has come down to the threshold; false when available is null."
+    )
+    as_of: datetime = strawberry.field(description="When this balance was read.")
+
+    @strawberry.field(description="The mandate.")
+    async def mandate(self, info: Info) -> Mandate:
+        return await info.context.load.mandate.load(self.mandate_id)
+
+    @strawberry.field(description="The account that pays; null while none has been opened.")
+    async def account(self, info: Info) -> Account | None:
+        if self.account_id is None:
+            return None
+        return await info.context.load.account.load((self.mandate_id, self.account_id))
+
+    @strawberry.field(description="The user whose balance it is under PREPAY_USER, else null.")
+    async def user(self, info: Info) -> User | None:
+        return await info.context.load.user.load(self.user_id) if self.user_id else None
+
+
+@strawberry.type
+class AccountQuery:
+    @strawberry.field(
+        description="One balance for each mandate the viewer belongs to, by mandate id."
+    )
+    async def balances(self, info: Info) -> list[Balance]:
+        found = await accounts.list_balances(info.context.database, info.context.viewer)
+        return cast("list[Balance]", found)
+
+    @strawberry.field(
+        description="One balance: the user's under PREPAY_USER, else the mandate's own."
+    )
+    async def balance(
+        self,
+        info: Info,
+        mandate_id: MandateId,
+        user_id: Annotated[
+            strawberry.ID | None,
+            strawberry.argument(
+                description="Whose, under PREPAY_USER; the viewer's own when left out. Members may name themselves alone."
+            ),
+        ] = None,
+    ) -> Balance | None:
+        found = await accounts.find_balance(
+            info.context.database, info.context.viewer, mandate_id, user_id
+        )
+        return cast("Balance | None", found)
+
+    @strawberry.field(description="For mandate admins: the accounts of the mandate, newest first.")
+    async def accounts(
+        self,
+        info: Info,
+        mandate_id: MandateId,
+        user_id: Annotated[
+            strawberry.ID | None, strawberry.argument(description="Only this user's account.")
+        ] = None,
+        enabled: Annotated[
+            bool | None, strawberry.argument(description="Only enabled or only disabled ones.")
+        ] = None,
+        first: First = None,
+        after: After = None,
+        last: Last = None,
+        before: Before = None,
+    ) -> AccountConnection | None:
+        page = await accounts.list_accounts(
+            info.context.database,
+            info.context.viewer,
+            mandate_id,
+            user_id=user_id,
+            enabled=enabled,
+            page=PageArguments(first, after, last, before),
+        )
+        return AccountConnection(page=page) if page else None
+
+
+@strawberry.input(description="Money to put on the account that pays.")
+class AddCreditInput:
+    mandate_id: strawberry.ID = strawberry.field(description="The mandate.")
+    user_id: strawberry.ID | None = strawberry.field(
+        description="The member to credit: required under PREPAY_USER, refused under the other models.",
+        default=None,
+    )
+    amount: Decimal = strawberry.field(
+        description="More than 0 and at most 1,000,000, in the mandate's currency."
+    )
+    description: str = strawberry.field(
+        description="What the history shows: 1 to 1,000 characters.", default="Manual credit"
+    )
+    reference_type: ReferenceType = strawberry.field(
+        description="ADMIN or PAYMENT.", default=ReferenceType.ADMIN
+    )
+    idempotency_key: str = strawberry.field(
+        description="1 to 255 characters, for ever unique within the mandate: the same key with the same content returns the first result."
+    )
+
+
+@strawberry.type(description="The credit and what it made of the balance.")
+class AddCreditPayload:
+    row: strawberry.Private[Any] = None
+    user_errors: list[UserError] = user_errors()
+
+    @strawberry.field(
+        description="The credit: the first one written under this key; null when refused."
+    )
+    def transaction(
+        self,
+    ) -> Annotated["Transaction", strawberry.lazy("schema.transactions")] | None:
+        return self.row
+
+    @strawberry.field(description="The credited account; null when refused.")
+    async def account(self, info: Info) -> Account | None:
+        if self.row is None:
+            return None
+        return await info.context.load.account.load((self.row.mandate_id, self.row.account_id))
+
+    @strawberry.field(description="The balance as it is now; null when refused.")
+    async def balance(self, info: Info) -> Balance | None:
+        if self.row is None:
+            return None
+        return await info.context.load.balance.load((self.row.mandate_id, self.row.user_id))
+
+
+@strawberry.input(description="What to change of an account. What is left out stays as it is.")
+class UpdateAccountInput:
+    mandate_id: strawberry.ID = strawberry.field(description="The mandate of the account.")
+    account_id: strawberry.ID = strawberry.field(description="The account.")
+    enabled: bool | None = strawberry.field(
+        description="Nothing is spent from a disabled account; null is refused.",
+        default=strawberry.UNSET,
+    )
+    credit_limit: Decimal | None = strawberry.field(
+        description="The account's own credit limit under CREDIT_POSTPAY, 0 or more; null clears it, so that the settings' applies.",
+        default=strawberry.UNSET,
+    )
+
+
+@strawberry.type(description="The account as it is now.")
+class UpdateAccountPayload:
+    account: Account | None = strawberry.field(description="Null when refused.", default=None)
+    user_errors: list[UserError] = user_errors()
+
+
+@strawberry.type
+class AccountMutation:
+    @mutation("Sysadmin. Credits a member under PREPAY_USER, else the mandate's own account.")
+    async def add_credit(self, info: Info, input: AddCreditInput) -> AddCreditPayload:
+        row = await credits.add_credit(info.context.database, info.context.viewer, **given(input))
+        return AddCreditPayload(row=row)
+
+    @mutation("Sysadmin. Enables or disables an account, or sets its own credit limit.")
+    async def update_account(self, info: Info, input: UpdateAccountInput) -> UpdateAccountPayload:
+        context = info.context
+        key = await accounts.update_account(
+            context.database,
+            context.viewer,
+            input.mandate_id,
+            input.account_id,
+            given(input, "mandate_id", "account_id"),
+        )
+        return UpdateAccountPayload(account=await context.load.account.load(key))

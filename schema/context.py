@@ -1,0 +1,37 @@
+"""What a resolver finds in `info.context`: who asks, and the loaders of this one request."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import strawberry
+
+from app.billing.errors import Unauthenticated
+from app.billing.viewer import Viewer
+from app.database import Database
+from schema.loaders import Loaders
+
+
+@dataclass
+class Context:
+    """Built anew for each request."""
+
+    database: Database
+    providers: Sequence[str]
+    """The registered AI providers."""
+    known_viewer: Viewer | None
+    """None for a request without a token, which may only look at the schema itself."""
+    request_id: str
+
+    @property
+    def viewer(self) -> Viewer:
+        if self.known_viewer is None:
+            raise Unauthenticated("Send a token: Authorization: Bearer …")
+        return self.known_viewer
+
+    @cached_property
+    def load(self) -> Loaders:
+        return Loaders(self.database, self.viewer)
+
+
+Info = strawberry.Info[Context, None]

@@ -1,0 +1,94 @@
+"""How a refusal reaches the client: `userErrors` of a mutation, or a top-level error with a code."""
+
+import logging
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
+
+import strawberry
+from graphql import GraphQLError
+from strawberry.types import ExecutionContext
+from strawberry.utils.str_converters import to_camel_case
+
+from app.billing.errors import BillingError, RequestError, UserErrorCode
+from app.database import DatabaseUnavailable
+
+P = ParamSpec("P")
+Payload = TypeVar("Payload")
+
+logger = logging.getLogger("billing.schema")
+
+
+@strawberry.type(description="Something the caller can put right. Nothing was written.")
+class UserError:
+    code: UserErrorCode = strawberry.field(
+        description="What kind of fault it is; programs branch on it."
+    )
+    field: list[str] | None = strawberry.field(
+        description="Path of the input field at fault, such as [events, 3, amount]; null when it is none in particular."
+    )
+    message: str = strawberry.field(description="What is wrong and what to do next, for people.")
+
+
+def user_error(error: BillingError) -> UserError:
+    """A refusal of the domain in the words of the schema."""
+    field = [to_camel_case(name) for name in error.field]
+    message = error.message
+    for name in error.field:
+        message = message.replace(name, to_camel_case(name))
+    return UserError(code=error.code, field=field or None, message=message)
+
+
+def mutation(
+    description: str,
+) -> Callable[[Callable[P, Awaitable[Payload]]], Any]:
+    """A mutation field: its payload holds `userErrors`, and a BillingError becomes one of them."""
+
+    def decorate(resolver: Callable[P, Awaitable[Payload]]) -> Any:
+        payload: type[Any] = resolver.__annotations__["return"]
+
+        @wraps(resolver)
+        async def resolve(*args: P.args, **kwargs: P.kwargs) -> Any:
+            try:
+                return await resolver(*args, **kwargs)
+            except BillingError as error:
+                return payload(user_errors=[user_error(error)])
+
+        field = strawberry.mutation(resolve, description=description)
+        for argument in field.arguments:
+            argument.description = "What to change; its type says what each field means."
+        return field
+
+    return decorate
+
+
+def user_errors() -> Any:
+    """The field that every payload has."""
+    return strawberry.field(
+        description="Why nothing was written; empty when the mutation succeeded.",
+        default_factory=list,
+    )
+
+
+def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
+    """Gives each error its `extensions.code` and hides the words of what was not expected."""
+    request_id = context.context.request_id if context and context.context else ""
+    for error in found:
+        cause = error.original_error
+        while isinstance(cause, GraphQLError):
+            cause = cause.original_error
+        extensions = dict(error.extensions or {})
+        if cause is None:
+            extensions.setdefault("code", "BAD_USER_INPUT")
+        elif isinstance(cause, RequestError):
+            extensions["code"] = cause.code
+        elif isinstance(cause, BillingError):
+            extensions["code"] = "BAD_USER_INPUT"
+        elif isinstance(cause, DatabaseUnavailable):
+            extensions["code"] = "UNAVAILABLE"
+            error.message = "The database cannot be reached at the moment: try again."
+        else:
+            logger.error("request %s failed", request_id, exc_info=cause)
+            extensions |= {"code": "INTERNAL", "requestId": request_id}
+            error.message = f"Something went wrong on our side. Quote request {request_id}."
+        error.extensions = extensions

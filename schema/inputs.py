@@ -1,0 +1,21 @@
+"""Inputs as the domain takes them: only what was given, so that "left out" is not "null"."""
+
+from typing import Annotated, Any
+
+import strawberry
+
+MandateId = Annotated[
+    strawberry.ID,
+    strawberry.argument(
+        description="Id of the mandate. One that does not exist, or is not the viewer's, answers null."
+    ),
+]
+
+
+def given(source: Any, *without: str) -> dict[str, Any]:
+    """The fields of an input that were given, nested inputs included, under their snake case names."""
+    return {
+        name: given(value) if hasattr(value, "__strawberry_definition__") else value
+        for name, value in vars(source).items()
+        if value is not strawberry.UNSET and name not in without
+    }

@@ -1,0 +1,60 @@
+"""One loader per kind of row and key: whatever a request asks for by key is read in one SELECT."""
+
+from collections.abc import Awaitable, Callable
+from functools import cached_property
+from typing import Any, TypeVar
+
+from aiodataloader import DataLoader
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.billing.accounts import accounts_by_id, balances_by_user
+from app.billing.directory import mandates_by_id, users_by_id
+from app.billing.transactions import reversals_by_id, transactions_by_id
+from app.billing.viewer import Viewer
+from app.database import Database
+
+K = TypeVar("K")
+Read = Callable[[AsyncConnection, list[K]], Awaitable[list[Any]]]
+
+
+class Loaders:
+    """The loaders of one request; keys come from rows that the viewer may see."""
+
+    def __init__(self, database: Database, viewer: Viewer) -> None:
+        self._database = database
+        self._viewer = viewer
+
+    def _loader(self, read: Read[K]) -> DataLoader[K, Any]:
+        async def batch(keys: list[K]) -> list[Any]:
+            async with self._database.read() as connection:
+                return await read(connection, keys)
+
+        return DataLoader(batch)
+
+    @cached_property
+    def user(self) -> DataLoader[str, Any]:
+        return self._loader(lambda connection, ids: users_by_id(connection, self._viewer, ids))
+
+    @cached_property
+    def mandate(self) -> DataLoader[str, Any]:
+        return self._loader(mandates_by_id)
+
+    @cached_property
+    def account(self) -> DataLoader[tuple[str, str], Any]:
+        """By mandate id and account id."""
+        return self._loader(accounts_by_id)
+
+    @cached_property
+    def balance(self) -> DataLoader[tuple[str, str | None], Any]:
+        """By mandate id and user id."""
+        return self._loader(balances_by_user)
+
+    @cached_property
+    def transaction(self) -> DataLoader[tuple[str, str], Any]:
+        """By mandate id and transaction id."""
+        return self._loader(transactions_by_id)
+
+    @cached_property
+    def reversal(self) -> DataLoader[tuple[str, str], Any]:
+        """By mandate id and the id of the transaction that it reverses."""
+        return self._loader(reversals_by_id)

@@ -1,0 +1,151 @@
+"""Who belongs to which mandate: the viewer's own memberships, a mandate's users, and their changes."""
+
+from typing import Annotated
+
+import strawberry
+
+from app.billing import accounts, directory
+from app.billing.models import MembershipRole
+from app.billing.paging import PageArguments
+from schema.accounts import Balance
+from schema.context import Info
+from schema.errors import UserError, mutation, user_errors
+from schema.inputs import MandateId, given
+from schema.mandates import Mandate
+from schema.paging import After, Before, Connection, First, Last
+from schema.users import User
+
+
+@strawberry.type(description="A user of a mandate.")
+class Membership:
+    mandate_id: strawberry.Private[str]
+    user_id: strawberry.Private[str]
+
+    role: MembershipRole = strawberry.field(description="What the user may see of the mandate.")
+
+    @strawberry.field(description="The same for the same mandate and user.")
+    def id(self) -> strawberry.ID:
+        return strawberry.ID(accounts.joined_id(self.mandate_id, self.user_id))
+
+    @strawberry.field(description="The mandate.")
+    async def mandate(self, info: Info) -> Mandate:
+        return await info.context.load.mandate.load(self.mandate_id)
+
+    @strawberry.field(description="The user.")
+    async def user(self, info: Info) -> User:
+        return await info.context.load.user.load(self.user_id)
+
+    @strawberry.field(description="The user's own balance under PREPAY_USER, else null.")
+    async def balance(self, info: Info) -> Balance | None:
+        balance = await info.context.load.balance.load((self.mandate_id, self.user_id))
+        return balance if balance and balance.user_id else None
+
+
+@strawberry.type(description="Users of a mandate, newest first.")
+class MembershipConnection(Connection[Membership]):
+    pass
+
+
+@strawberry.type(description="Who is asking, as the database knows them now.")
+class Viewer:
+    user_id: strawberry.Private[str]
+
+    is_sys_admin: bool = strawberry.field(description="Whether they administer every mandate.")
+
+    @strawberry.field(description="The user that the token names.")
+    async def user(self, info: Info) -> User:
+        return await info.context.load.user.load(self.user_id)
+
+    @strawberry.field(description="The mandates they belong to, by mandate id.")
+    async def memberships(self, info: Info) -> list[Membership]:
+        return list(await directory.memberships_of(info.context.database, self.user_id))
+
+
+@strawberry.type
+class MembershipQuery:
+    @strawberry.field(description="Who is asking.")
+    async def viewer(self, info: Info) -> Viewer:
+        viewer = info.context.viewer
+        return Viewer(user_id=viewer.user_id, is_sys_admin=viewer.is_sys_admin)
+
+    @strawberry.field(description="For mandate admins: the users of the mandate, newest first.")
+    async def mandate_users(
+        self,
+        info: Info,
+        mandate_id: MandateId,
+        search: Annotated[
+            str | None,
+            strawberry.argument(
+                description="Literal text within id, names or e-mail address, whatever its case."
+            ),
+        ] = None,
+        first: First = None,
+        after: After = None,
+        last: Last = None,
+        before: Before = None,
+    ) -> MembershipConnection | None:
+        page = await directory.list_memberships(
+            info.context.database,
+            info.context.viewer,
+            mandate_id,
+            search=search,
+            page=PageArguments(first, after, last, before),
+        )
+        return MembershipConnection(page=page) if page else None
+
+
+@strawberry.input(description="A membership to create or change.")
+class UpsertMembershipInput:
+    mandate_id: strawberry.ID = strawberry.field(description="The mandate.")
+    user_id: strawberry.ID = strawberry.field(description="The user, who must exist.")
+    role: MembershipRole | None = strawberry.field(
+        description="MEMBER when a new membership leaves it out.", default=strawberry.UNSET
+    )
+
+
+@strawberry.type(description="The membership as it is now.")
+class UpsertMembershipPayload:
+    membership: Membership | None = strawberry.field(description="Null when refused.", default=None)
+    user_errors: list[UserError] = user_errors()
+
+
+@strawberry.input(description="A membership to end.")
+class RemoveMembershipInput:
+    mandate_id: strawberry.ID = strawberry.field(description="The mandate.")
+    user_id: strawberry.ID = strawberry.field(description="The user who leaves it.")
+
+
+@strawberry.type(description="Whether there was a membership to end.")
+class RemoveMembershipPayload:
+    removed: bool = strawberry.field(
+        description="False when the user was no member, and when refused.", default=False
+    )
+    user_errors: list[UserError] = user_errors()
+
+
+@strawberry.type
+class MembershipMutation:
+    @mutation("Sysadmin. Makes a user a member of a mandate, or changes the role.")
+    async def upsert_membership(
+        self, info: Info, input: UpsertMembershipInput
+    ) -> UpsertMembershipPayload:
+        membership = await directory.upsert_membership(
+            info.context.database,
+            info.context.viewer,
+            input.mandate_id,
+            input.user_id,
+            given(input, "mandate_id", "user_id"),
+        )
+        return UpsertMembershipPayload(membership=membership)
+
+    @mutation(
+        "Sysadmin. The user leaves the mandate: account, balance and history stay, and joining"
+        " again restores them."
+    )
+    async def remove_membership(
+        self, info: Info, input: RemoveMembershipInput
+    ) -> RemoveMembershipPayload:
+        removed = await directory.remove_membership(
+            info.context.database, info.context.viewer, input.mandate_id, input.user_id
+        )
+        return RemoveMembershipPayload(removed=removed)

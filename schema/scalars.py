@@ -1,0 +1,88 @@
+"""The scalars: each refuses what it cannot hold exactly, and says what it takes instead."""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, NewType
+
+import strawberry
+from graphql import GraphQLError
+from strawberry.types.scalar import ScalarDefinition
+
+from app.billing.money import format_decimal, parse_decimal
+
+TimeZone = NewType("TimeZone", str)
+CurrencyCode = NewType("CurrencyCode", str)
+
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _from_text(name: str, read: Callable[[str], Any]) -> Callable[[Any], Any]:
+    """A parser that takes strings alone: a JSON number has lost digits before it arrives."""
+
+    def parse(value: Any) -> Any:
+        if not isinstance(value, str):
+            raise GraphQLError(f"{name} must be given as a string: put it in quotes.")
+        try:
+            return read(value)
+        except (ValueError, OverflowError) as error:
+            raise GraphQLError(f"{name} {error}.") from None
+
+    return parse
+
+
+def _read_instant(text: str) -> datetime:
+    if not _RFC_3339.fullmatch(text):
+        raise ValueError("must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z")
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _write_instant(instant: datetime) -> str:
+    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def _read_name(text: str) -> str:
+    if not 1 <= len(text) <= 64:
+        raise ValueError("must be 1 to 64 characters")
+    return text
+
+
+SCALARS: dict[object, ScalarDefinition] = {
+    Decimal: strawberry.scalar(
+        name="Decimal",
+        description=(
+            'Exact decimal number in a string, such as "12.5": plain ASCII digits, at most 30 before'
+            " and 9 behind the point, with a leading - when negative. Exponents, NaN, Infinity,"
+            " blanks and numbers without quotes are refused, and nothing is ever rounded. Amounts"
+            " are in the mandate's currency."
+        ),
+        specified_by_url="https://json-schema.org/understanding-json-schema/reference/string",
+        serialize=format_decimal,
+        parse_value=_from_text("Decimal", parse_decimal),
+    ),
+    datetime: strawberry.scalar(
+        name="DateTime",
+        description=(
+            "An instant, RFC 3339. Answers are in UTC with a Z and exact to the microsecond; input"
+            " may have any offset."
+        ),
+        specified_by_url="https://scalars.graphql.org/andimarek/date-time.html",
+        serialize=_write_instant,
+        parse_value=_from_text("DateTime", _read_instant),
+    ),
+    TimeZone: strawberry.scalar(
+        name="TimeZone",
+        description="IANA time zone name, such as Europe/Zurich.",
+        specified_by_url="https://www.iana.org/time-zones",
+        serialize=str,
+        parse_value=_from_text("TimeZone", _read_name),
+    ),
+    CurrencyCode: strawberry.scalar(
+        name="CurrencyCode",
+        description="ISO 4217 code, such as CHF.",
+        specified_by_url="https://www.iso.org/iso-4217-currency-codes.html",
+        serialize=str,
+        parse_value=_from_text("CurrencyCode", _read_name),
+    ),
+}
