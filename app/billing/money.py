@@ -23,7 +23,7 @@ def parse_decimal(text: str) -> Decimal:
         raise ValueError(
             'must be plain digits with at most 30 before and 9 behind the point, such as "12.5"'
         )
-    return Decimal(text) + ZERO  # -0 becomes 0
+    return _EXACT.plus(Decimal(text))  # -0 becomes 0; the usual context would round at 28 digits
 
 
 def format_decimal(value: Decimal) -> str:
