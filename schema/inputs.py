@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 import strawberry
+from strawberry.types import has_object_definition
 
 MandateId = Annotated[
     strawberry.ID,
@@ -15,7 +16,7 @@ MandateId = Annotated[
 def given(source: Any, *without: str) -> dict[str, Any]:
     """The fields of an input that were given, nested inputs included, under their snake case names."""
     return {
-        name: given(value) if hasattr(value, "__strawberry_definition__") else value
+        name: given(value) if has_object_definition(value) else value
         for name, value in vars(source).items()
         if value is not strawberry.UNSET and name not in without
     }

@@ -15,6 +15,7 @@ from app.billing.types import ID_LENGTH, IdempotencyKey
 
 MAX_TEXT = 1000
 """Characters of a description."""
+_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def invalid(message: str, *field: str) -> BillingError:

@@ -8,7 +8,7 @@ from typing import Any
 from app.billing.checks import invalid
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.models import AccountType, BillingModel
-from app.billing.money import MAX_BALANCE, ZERO, from_nano, to_nano, within_limits
+from app.billing.money import MAX_BALANCE, ZERO, format_decimal, from_nano, to_nano, within_limits
 
 PAYING_ACCOUNT: Mapping[BillingModel, AccountType] = {
     BillingModel.PREPAY_USER: AccountType.USER,
@@ -86,13 +86,15 @@ def why_refused(
         if amount > available:
             return BillingError(
                 UserErrorCode.CREDIT_LIMIT_EXCEEDED,
-                f"{amount:f} is more than the {available:f} left of the credit limit.",
+                f"{format_decimal(amount)} is more than the {format_decimal(available)} left of the"
+                " credit limit.",
                 "amount",
             )
     elif terms.block_on_zero_balance and (available <= ZERO or amount > available):
         return BillingError(
             UserErrorCode.INSUFFICIENT_FUNDS,
-            f"{amount:f} cannot be paid from the {available:f} available: add credit first.",
+            f"{format_decimal(amount)} cannot be paid from the {format_decimal(available)} available:"
+            " add credit first.",
             "amount",
         )
     return None

@@ -17,7 +17,7 @@ from app.billing.models import (
     accounts,
     transactions,
 )
-from app.billing.money import MAX_TRANSACTION, ZERO
+from app.billing.money import MAX_TRANSACTION
 from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
 from app.billing.types import exact_sum
 from app.billing.viewer import Viewer, sees
@@ -221,9 +221,10 @@ def _of_accounts(mandate_id: str) -> Select[Any]:
 
 def _of_rows(query: Select[Any]) -> Select[Any]:
     amount, kind = transactions.c.amount, transactions.c.transaction_type
-    return query.with_only_columns(
+    sums: Any = query.with_only_columns(
         func.count().label("rows"),
-        exact_sum(case((kind == TransactionType.CREDIT, amount), else_=ZERO)).label("credits"),
-        exact_sum(case((kind == TransactionType.DEBIT, amount), else_=ZERO)).label("debits"),
+        exact_sum(case((kind == TransactionType.CREDIT, amount))).label("credits"),
+        exact_sum(case((kind == TransactionType.DEBIT, amount))).label("debits"),
         maintain_column_froms=True,
     )
+    return sums

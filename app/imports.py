@@ -1,0 +1,255 @@
+"""The import of usage from a CSV file: old events too, which is why every import leaves an audit event."""
+
+import csv
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from itertools import islice
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.billing.audit import write_audit_event
+from app.billing.checks import check_name, parse_instant
+from app.billing.directory import (
+    mandates_by_id,
+    members_by_user,
+    upsert_mandate,
+    upsert_membership,
+    upsert_user,
+    users_by_id,
+)
+from app.billing.errors import BillingError
+from app.billing.money import parse_decimal
+from app.billing.usage import AHEAD, MAX_EVENTS, UsageEvent, UsageOutcome, record_usage
+from app.billing.viewer import OPERATOR
+from app.database import Database
+
+HEADER = (
+    "idempotency_key",
+    "mandate_id",
+    "user_id",
+    "occurred_at",
+    "amount",
+    "provider",
+    "model",
+    "feature",
+    "workflow_id",
+    "description",
+)
+DEFAULT_DESCRIPTION = "AI usage"
+MAX_SHOWN = 20
+"""How many rejected rows a report keeps; it counts all of them."""
+
+_EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+class WrongHeader(Exception):
+    """The file is no such CSV file; the message says what its first line must be."""
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    line: int
+    reason: str
+
+
+@dataclass(slots=True)
+class ImportReport:
+    """What became of the rows of a file."""
+
+    outcomes: Counter[UsageOutcome] = field(default_factory=Counter)
+    rejected: list[RejectedRow] = field(default_factory=list)
+    """The first of the rejected rows."""
+    by_mandate: dict[str, Counter[UsageOutcome]] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def rows(self) -> int:
+        return self.outcomes.total()
+
+    def reject(self, line: int, reason: str) -> None:
+        """Counts a row that is not booked."""
+        self.outcomes[UsageOutcome.REJECTED] += 1
+        if len(self.rejected) < MAX_SHOWN:
+            self.rejected.append(RejectedRow(line, reason))
+
+
+async def import_usage(
+    database: Database, lines: Iterable[str], registered: Sequence[str], *, create_missing: bool
+) -> ImportReport:
+    """Books every row of a CSV file that is not booked yet; a bad row never stops the others.
+
+    `create_missing` creates the mandates, users and memberships that the file names.
+    """
+    report = ImportReport()
+    started = time.monotonic()
+    directory = _Directory(database)
+    try:
+        rows = _read(_Lines(lines), report)
+        while batch := list(islice(rows, MAX_EVENTS)):
+            if create_missing:
+                await directory.create_missing([event for _, event in batch])
+            events = [event for _, event in batch]
+            results = await record_usage(database, OPERATOR, events, registered, any_date=True)
+            for (line, event), result in zip(batch, results, strict=True):
+                of_mandate = report.by_mandate.setdefault(event.mandate_id, Counter())
+                of_mandate[result.outcome] += 1
+                if result.error is None:
+                    report.outcomes[result.outcome] += 1
+                else:
+                    report.reject(line, result.error.message)
+    finally:
+        await _write_audit_events(database, report)
+        report.seconds = time.monotonic() - started
+    return report
+
+
+class _Lines(Iterator[str]):
+    """The lines of a file, which can be taken back: an open quote must not swallow what follows."""
+
+    def __init__(self, lines: Iterable[str]) -> None:
+        self._lines = iter(lines)
+        self._again: deque[str] = deque()
+        self._taken: list[str] = []
+        self.number = 1
+        """The first line of the record that is being read."""
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else next(self._lines)
+        self._taken.append(line)
+        return line
+
+    def take_back(self) -> None:
+        """Gives the record's lines behind its first out once more."""
+        self._again.extendleft(reversed(self._taken[1:]))
+        del self._taken[1:]
+
+    def next_record(self) -> None:
+        self.number += len(self._taken)
+        self._taken.clear()
+
+
+def _read(lines: _Lines, report: ImportReport) -> Iterator[tuple[int, UsageEvent]]:
+    """The readable rows with their line numbers; the others are rejected in the report."""
+    reader = csv.reader(lines, strict=True)
+    try:
+        header = next(reader, [])
+    except csv.Error:
+        header = []
+    if tuple(header) != HEADER:
+        raise WrongHeader(f"The first line must be {','.join(HEADER)}")
+    while True:
+        lines.next_record()
+        try:
+            if row := next(reader):
+                yield lines.number, _event(row)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            lines.take_back()
+            report.reject(lines.number, f"The row is no CSV: {error}.")
+        except BillingError as error:
+            report.reject(lines.number, error.message)
+        except ValueError as error:
+            report.reject(lines.number, f"{error}.")
+
+
+def _event(row: Sequence[str]) -> UsageEvent:
+    if len(row) != len(HEADER):
+        raise ValueError(f"The row has {len(row)} columns instead of {len(HEADER)}")
+    try:
+        "".join(row).encode()
+    except UnicodeEncodeError:
+        raise ValueError("The row is not UTF-8") from None
+    key, mandate_id, user_id, occurred_at, amount, provider, model, feature, workflow_id, text = row
+    check_name(mandate_id, "mandate_id")
+    check_name(user_id, "user_id")
+    return UsageEvent(
+        mandate_id=mandate_id,
+        user_id=user_id,
+        amount=_amount(amount),
+        idempotency_key=key,
+        description=text or DEFAULT_DESCRIPTION,
+        workflow_id=workflow_id or None,
+        feature_code=feature or None,
+        aicore_provider=provider or None,
+        aicore_model=model or None,
+        occurred_at=_instant(occurred_at),
+    )
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        return parse_decimal(text)
+    except ValueError as error:
+        raise ValueError(f"amount {error}") from None
+
+
+def _instant(text: str) -> datetime:
+    try:
+        instant = parse_instant(text)
+    except (ValueError, OverflowError):
+        raise ValueError(
+            "occurred_at must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z"
+        ) from None
+    if not _EARLIEST <= instant <= datetime.now(UTC) + AHEAD:
+        raise ValueError("occurred_at must be from 2000 on and at most 5 minutes ahead")
+    return instant
+
+
+class _Directory:
+    """Creates what a file names and the database lacks, and asks for each name only once."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._known: set[tuple[str, str]] = set()
+
+    async def create_missing(self, events: Iterable[UsageEvent]) -> None:
+        named = {(event.mandate_id, event.user_id) for event in events} - self._known
+        mandate_ids = sorted({mandate_id for mandate_id, _ in named})
+        user_ids = sorted({user_id for _, user_id in named})
+        async with self._database.read() as connection:
+            mandates = dict(
+                zip(mandate_ids, await mandates_by_id(connection, mandate_ids), strict=True)
+            )
+            users = dict(
+                zip(user_ids, await users_by_id(connection, OPERATOR, user_ids), strict=True)
+            )
+            members = {
+                (mandate_id, user_id)
+                for mandate_id in mandate_ids
+                for user_id in await members_by_user(connection, mandate_id, user_ids)
+            }
+        for mandate_id, found in mandates.items():
+            if found is None:
+                await upsert_mandate(self._database, OPERATOR, mandate_id, {"name": mandate_id})
+        for user_id, found in users.items():
+            if found is None:
+                await upsert_user(self._database, OPERATOR, user_id, {})
+        for mandate_id, user_id in sorted(named - members):
+            await upsert_membership(self._database, OPERATOR, mandate_id, user_id, {})
+        self._known |= named
+
+
+async def _write_audit_events(database: Database, report: ImportReport) -> None:
+    """One event for each mandate in which something was booked."""
+    now = datetime.now(UTC)
+
+    async def unit(connection: AsyncConnection) -> None:
+        for mandate_id, counts in sorted(report.by_mandate.items()):
+            if counts[UsageOutcome.RECORDED]:
+                await write_audit_event(
+                    connection,
+                    OPERATOR,
+                    now,
+                    "usage.imported",
+                    f"mandate:{mandate_id}",
+                    mandate_id=mandate_id,
+                    before=None,
+                    after={outcome.lower(): counts[outcome] for outcome in UsageOutcome},
+                )
+
+    await database.write(unit)
