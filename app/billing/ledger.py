@@ -66,20 +66,15 @@ class LockedAccount:
     rows: list[SimpleNamespace] = field(default_factory=list)
 
 
-class _OpensAccount(Exception):
-    """The unit must run again with the settings row locked alone: it opens an account."""
-
-
 class Ledger:
     """The books of one mandate, locked until the database transaction ends."""
 
-    def __init__(self, connection: AsyncConnection, terms: Any, exclusive: bool) -> None:
+    def __init__(self, connection: AsyncConnection, terms: Any) -> None:
         self.connection = connection
         self.terms = terms
         """The mandate's settings row, with its currency and time zone."""
         self.mandate_id: str = terms.mandate_id
         self.now = datetime.now(UTC)
-        self._exclusive = exclusive
         self._zone = ZoneInfo(terms.time_zone)
         self._accounts: dict[str | None, LockedAccount] = {}
 
@@ -215,11 +210,13 @@ class Ledger:
         return row
 
     async def write(self) -> None:
-        """Writes what was posted: new accounts, transactions, balances, roll-up."""
+        """Writes what was posted: new accounts, transactions, balances, roll-up.
+
+        An account that another unit opens at the same time is a unique violation, so the database
+        lets one of them through and runs the other again: it is opened, and credited, once.
+        """
         moved = [account for account in self._accounts.values() if account.is_needed]
         opened = [account for account in moved if account.is_new]
-        if opened and not self._exclusive:
-            raise _OpensAccount
         rows = [vars(row) for account in moved for row in account.rows]
         if opened:
             await self.connection.execute(
@@ -286,25 +283,19 @@ async def in_ledger(
 ) -> T:
     """Runs `work` on a mandate's locked books and writes what it posted; NOT_FOUND without a mandate.
 
-    It may run more than once. Accounts are opened with the settings row locked alone, hence once.
+    It may run more than once: whoever loses a race judges again on what the winner has written.
     """
 
-    def unit(exclusive: bool) -> Callable[[AsyncConnection], Awaitable[T]]:
-        async def run(connection: AsyncConnection) -> T:
-            terms = await lock_settings(connection, mandate_id, change=exclusive)
-            if terms is None:
-                raise mandate_not_found()
-            ledger = Ledger(connection, terms, exclusive)
-            result = await work(ledger)
-            await ledger.write()
-            return result
+    async def unit(connection: AsyncConnection) -> T:
+        terms = await lock_settings(connection, mandate_id, change=False)
+        if terms is None:
+            raise mandate_not_found()
+        ledger = Ledger(connection, terms)
+        result = await work(ledger)
+        await ledger.write()
+        return result
 
-        return run
-
-    try:
-        return await database.write(unit(exclusive=False))
-    except _OpensAccount:
-        return await database.write(unit(exclusive=True))
+    return await database.write(unit)
 
 
 def first_result(written: dict[str, Any], key: str, content_hash: str) -> Any:
