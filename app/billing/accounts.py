@@ -11,7 +11,7 @@ from sqlalchemy import Select, and_, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
-from app.billing.checks import invalid
+from app.billing.checks import difference, refuse_null
 from app.billing.errors import BadInput, BillingError, Forbidden, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, check_credit_limit, funds
 from app.billing.models import AccountType, BillingModel, accounts, mandates, memberships, settings
@@ -301,8 +301,7 @@ async def update_account(
 ) -> tuple[str, str]:
     """Changes `enabled` or the account's own `credit_limit` (None clears it); returns its key."""
     viewer.require_sys_admin(mandate_id)
-    if changes.get("enabled", True) is None:
-        raise invalid("enabled must be true or false.", "enabled")
+    refuse_null(changes, "enabled")
     check_credit_limit(changes.get("credit_limit"))
 
     async def unit(connection: AsyncConnection) -> None:
@@ -315,10 +314,10 @@ async def update_account(
             raise BillingError(
                 UserErrorCode.NOT_FOUND, "There is no such account in this mandate.", "account_id"
             )
-        before = {name: getattr(row, name) for name in changes}
-        if before == changes:
+        before, after = difference(row, changes)
+        if not after:
             return
-        await connection.execute(update(accounts).where(this).values(**changes))
+        await connection.execute(update(accounts).where(this).values(**after))
         await write_audit_event(
             connection,
             viewer,
@@ -327,7 +326,7 @@ async def update_account(
             f"account:{account_id}",
             mandate_id=mandate_id,
             before=before,
-            after=changes,
+            after=after,
         )
 
     await database.write(unit)

@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 import orjson
+from email_validator import EmailNotValidError, validate_email
 
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.money import format_decimal
@@ -53,6 +54,27 @@ def parse_instant(text: str) -> datetime:
     if not _RFC_3339.fullmatch(text):
         raise ValueError("must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z")
     return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def check_email(address: str, *field: str) -> None:
+    """One e-mail address, without a look-up of its domain."""
+    try:
+        validate_email(address, check_deliverability=False)
+    except EmailNotValidError as error:
+        raise invalid(f"This is no e-mail address: {error}", *field) from None
+
+
+def refuse_null(changes: Mapping[str, Any], *names: str) -> None:
+    """Left out keeps what is stored; null would have no meaning in these fields."""
+    for name in names:
+        if name in changes and changes[name] is None:
+            raise invalid(f"{name} must not be null: leave it out to keep it as it is.", name)
+
+
+def difference(row: Any, changes: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the changes change in a row: the values before and after."""
+    changed = [name for name, value in changes.items() if getattr(row, name) != value]
+    return {name: getattr(row, name) for name in changed}, {n: changes[n] for n in changed}
 
 
 def plain(value: Any) -> Any:

@@ -98,6 +98,7 @@ class Ledger:
             columns = row._asdict()
             del columns["mandate_id"]
             self._accounts[row.user_id] = LockedAccount(**columns)
+        self.now = datetime.now(UTC)
 
     async def written_under(self, keys: Iterable[str]) -> dict[str, Any]:
         """The transactions that these idempotency keys have written, read after the locks."""

@@ -6,12 +6,11 @@ from decimal import Decimal
 from typing import Any
 
 import pycountry
-from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Select, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
-from app.billing.checks import check_text, invalid
+from app.billing.checks import check_email, check_text, difference, invalid, refuse_null
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, check_credit_limit, provider_allowed
 from app.billing.models import AccountType, BillingModel, accounts, mandates, settings
@@ -102,7 +101,7 @@ async def update_settings(
                 f"The settings are at version {stored.version}: read them again and decide anew.",
                 "expected_version",
             )
-        after = {name: v for name, v in changes.items() if getattr(stored, name) != v}
+        before, after = difference(stored, changes)
         if not after and stored.version:
             return stored
         if "billing_model" in after:
@@ -120,7 +119,7 @@ async def update_settings(
             "settings.updated" if stored.version else "settings.created",
             f"mandate:{mandate_id}",
             mandate_id=mandate_id,
-            before={name: getattr(stored, name) for name in after} if stored.version else None,
+            before=before if stored.version else None,
             after=after,
         )
         return (await connection.execute(_stored(mandate_id))).one()
@@ -129,9 +128,7 @@ async def update_settings(
 
 
 def _check(changes: Mapping[str, Any], registered: Sequence[str]) -> None:
-    for name in _NOT_NULL:
-        if name in changes and changes[name] is None:
-            raise invalid(f"{name} must not be null: leave it out to keep it as it is.", name)
+    refuse_null(changes, *_NOT_NULL)
     credit = changes.get("default_user_credit")
     if credit is not None:
         check_amount(credit, "default_user_credit", zero=True)
@@ -167,14 +164,6 @@ def _check_address(address: Mapping[str, str | None]) -> None:
             "billing_address",
             "country",
         )
-
-
-def check_email(address: str, *field: str) -> None:
-    """One e-mail address, without a look-up of its domain."""
-    try:
-        validate_email(address, check_deliverability=False)
-    except EmailNotValidError as error:
-        raise invalid(f"This is no e-mail address: {error}", *field) from None
 
 
 async def _check_model_change(connection: AsyncConnection, stored: Any, model: str) -> None:

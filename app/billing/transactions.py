@@ -182,7 +182,7 @@ def _matching(
 class _Sums:
     """Count and totals of one list, by one SELECT however many fields ask for them."""
 
-    def __init__(self, database: Database, query: Select[Any]) -> None:
+    def __init__(self, database: Database, query: Any) -> None:
         self._database = database
         self._query = query
         self._row: Task[Any] | None = None
@@ -219,12 +219,11 @@ def _of_accounts(mandate_id: str) -> Select[Any]:
     return sums.where(accounts.c.mandate_id == mandate_id)
 
 
-def _of_rows(query: Select[Any]) -> Select[Any]:
+def _of_rows(query: Select[Any]) -> Any:
     amount, kind = transactions.c.amount, transactions.c.transaction_type
-    sums: Any = query.with_only_columns(
+    return query.with_only_columns(
         func.count().label("rows"),
         exact_sum(case((kind == TransactionType.CREDIT, amount))).label("credits"),
         exact_sum(case((kind == TransactionType.DEBIT, amount))).label("debits"),
         maintain_column_froms=True,
     )
-    return sums

@@ -1,0 +1,44 @@
+"""Mandates, users and memberships, kept in step with the platform that owns them."""
+
+from app.billing.directory.mandates import (
+    NEW_MANDATE,
+    check_time_zone,
+    find_mandate,
+    list_mandates,
+    mandates_by_id,
+    time_zones,
+    upsert_mandate,
+)
+from app.billing.directory.memberships import (
+    NEW_MEMBERSHIP,
+    Member,
+    list_memberships,
+    members_by_user,
+    memberships_of,
+    remove_membership,
+    require_member,
+    upsert_membership,
+)
+from app.billing.directory.users import NEW_USER, erase_user, upsert_user, users_by_id
+
+__all__ = [
+    "NEW_MANDATE",
+    "NEW_MEMBERSHIP",
+    "NEW_USER",
+    "Member",
+    "check_time_zone",
+    "erase_user",
+    "find_mandate",
+    "list_mandates",
+    "list_memberships",
+    "mandates_by_id",
+    "members_by_user",
+    "memberships_of",
+    "remove_membership",
+    "require_member",
+    "time_zones",
+    "upsert_mandate",
+    "upsert_membership",
+    "upsert_user",
+    "users_by_id",
+]

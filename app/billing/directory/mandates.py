@@ -1,0 +1,137 @@
+"""Mandates: who may see them, and the changes the platform makes."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import cache
+from typing import Any
+from zoneinfo import available_timezones
+
+import pycountry
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.billing.audit import write_audit_event
+from app.billing.checks import check_name, check_text, difference, invalid, refuse_null
+from app.billing.models import (
+    accounts,
+    mandates,
+    settings,
+)
+from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
+from app.billing.settings import lock_settings, no_settings_yet
+from app.billing.viewer import Viewer
+from app.database import Database
+
+NEW_MANDATE = {"currency": "CHF", "time_zone": "UTC"}
+"""What a new mandate has where nothing else is given."""
+
+
+async def mandates_by_id(connection: AsyncConnection, mandate_ids: Sequence[str]) -> list[Any]:
+    """Mandates that the caller may see, in the order asked; None for one that does not exist."""
+    rows = await connection.execute(select(mandates).where(mandates.c.id.in_(set(mandate_ids))))
+    found = {row.id: row for row in rows}
+    return [found.get(mandate_id) for mandate_id in mandate_ids]
+
+
+async def find_mandate(database: Database, viewer: Viewer, mandate_id: str) -> Any:
+    """The mandate, or None where it does not exist or is not the viewer's."""
+    if not viewer.may_see(mandate_id):
+        return None
+    async with database.read() as connection:
+        return (await mandates_by_id(connection, [mandate_id]))[0]
+
+
+async def list_mandates(
+    database: Database, viewer: Viewer, *, search: str | None, page: PageArguments
+) -> Page:
+    """The mandates the viewer may see, newest first; `search` looks at ids and names."""
+    query = select(mandates)
+    if not viewer.sees_every_mandate:
+        query = query.where(mandates.c.id.in_(viewer.roles))
+    if search is not None:
+        query = query.where(contains(search, mandates.c.id, mandates.c.name))
+    keyset = Keyset(
+        (mandates.c.created_at, mandates.c.id), descending=True, binding=("mandates", search)
+    )
+    async with database.read() as connection:
+        return await fetch_page(database, connection, query, keyset, page)
+
+
+async def upsert_mandate(
+    database: Database, viewer: Viewer, mandate_id: str, changes: Mapping[str, Any]
+) -> str:
+    """Creates a mandate (CHF, UTC) or changes name, currency or time_zone; returns its id.
+
+    Currency and time zone are fixed once an account exists.
+    """
+    viewer.require_sys_admin()
+    check_name(mandate_id, "id")
+    refuse_null(changes, "name", "currency", "time_zone")
+    check_text(changes.get("name"), "name", most=200)
+    if "currency" in changes:
+        check_currency(changes["currency"])
+    if "time_zone" in changes:
+        check_time_zone(changes["time_zone"])
+
+    async def unit(connection: AsyncConnection) -> None:
+        now = datetime.now(UTC)
+        terms = await lock_settings(connection, mandate_id, change=True)
+        if terms is None:
+            created = {**NEW_MANDATE, **changes}
+            await connection.execute(
+                insert(mandates).values(id=mandate_id, created_at=now, **created)
+            )
+            await connection.execute(insert(settings).values(no_settings_yet(mandate_id, now)))
+            before, after = None, created
+        else:
+            row = (await mandates_by_id(connection, [mandate_id]))[0]
+            before, after = difference(row, changes)
+            if not after:
+                return
+            fixed = next((name for name in ("currency", "time_zone") if name in after), None)
+            if fixed and await _has_account(connection, mandate_id):
+                raise invalid(f"{fixed} is fixed once the mandate has an account.", fixed)
+            await connection.execute(
+                update(mandates).where(mandates.c.id == mandate_id).values(**after)
+            )
+        await write_audit_event(
+            connection,
+            viewer,
+            now,
+            "mandate.updated" if before else "mandate.created",
+            f"mandate:{mandate_id}",
+            mandate_id=mandate_id,
+            before=before,
+            after=after,
+        )
+
+    await database.write(unit)
+    return mandate_id
+
+
+async def _has_account(connection: AsyncConnection, mandate_id: str) -> bool:
+    found = await connection.execute(
+        select(accounts.c.id).where(accounts.c.mandate_id == mandate_id).limit(1)
+    )
+    return found.first() is not None
+
+
+def check_currency(code: str) -> None:
+    if code not in _currencies():
+        raise invalid("currency must be an ISO 4217 code, such as CHF.", "currency")
+
+
+def check_time_zone(name: str) -> None:
+    if name not in time_zones():
+        raise invalid("time_zone must be an IANA name, such as Europe/Zurich.", "time_zone")
+
+
+@cache
+def time_zones() -> frozenset[str]:
+    """Every IANA name this machine knows."""
+    return frozenset(available_timezones())
+
+
+@cache
+def _currencies() -> frozenset[str]:
+    return frozenset(currency.alpha_3 for currency in pycountry.currencies)
