@@ -22,7 +22,21 @@ BUSY_SECONDS = 10
 """How long one statement waits for SQLite's write lock of another process."""
 ATTEMPTS = 8
 _SQLSTATES_TO_RETRY = {"40001", "40P01", "55P03"}  # serialization, deadlock, lock not available
-_SQLSTATES_OF_ABSENCE = {"08", "53", "57"}  # connection, resources, operator intervention
+_SQLSTATES_OF_ABSENCE = {
+    "08",  # connection
+    "28",  # no such login
+    "3D",  # no such database
+    "53",  # resources
+    "57",  # operator intervention
+}
+_SQLITE_CODES_OF_ABSENCE = {
+    sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_CORRUPT,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_NOTADB,
+    sqlite3.SQLITE_READONLY,
+}
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
 
@@ -82,8 +96,12 @@ class Database:
                     async with self._writer.begin() as connection:
                         return await unit(connection)
             except DBAPIError as error:
-                if attempt == ATTEMPTS or not _passes_on_retry(error):
+                if not _passes_on_retry(error):
                     raise
+                if attempt == ATTEMPTS:
+                    if isinstance(error, IntegrityError):
+                        raise
+                    raise DatabaseUnavailable from error
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise AssertionError("unreachable")
 
@@ -107,8 +125,11 @@ def _unavailable() -> Iterator[None]:
     except (OSError, PoolTimeout) as error:
         raise DatabaseUnavailable from error
     except DBAPIError as error:
-        sqlstate = _sqlstate(error)
-        if error.connection_invalidated or sqlstate[:2] in _SQLSTATES_OF_ABSENCE:
+        if (
+            error.connection_invalidated
+            or _sqlstate(error)[:2] in _SQLSTATES_OF_ABSENCE
+            or _sqlite_code(error) in _SQLITE_CODES_OF_ABSENCE
+        ):
             raise DatabaseUnavailable from error
         raise
 
@@ -116,15 +137,16 @@ def _unavailable() -> Iterator[None]:
 def _passes_on_retry(error: DBAPIError) -> bool:
     if isinstance(error, IntegrityError):
         return True  # a unique violation: the other one has committed by now
-    return _sqlstate(error) in _SQLSTATES_TO_RETRY or _is_busy(error)
+    return _sqlstate(error) in _SQLSTATES_TO_RETRY or _sqlite_code(error) == sqlite3.SQLITE_BUSY
 
 
 def _sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
 
 
-def _is_busy(error: DBAPIError) -> bool:
-    return getattr(error.orig, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_BUSY
+def _sqlite_code(error: DBAPIError) -> int:
+    """The primary result code; 0 where the error is not SQLite's."""
+    return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -68,11 +68,13 @@ async def test_sums_of_a_column_are_exact_by_group(database: Database) -> None:
     ).subquery()
     async with database.read() as connection:
         found = await connection.execute(
-            select(rows.c.name, exact_sum(rows.c.amount)).group_by(rows.c.name)
+            select(rows.c.name, exact_sum(rows.c.amount))
+            .group_by(rows.c.name)
+            .order_by(rows.c.name)
         )
-        assert {name: total for name, total in found} == {
-            name: from_nano(sum(group)) for name, group in values.items()
-        }
+        assert [tuple(row) for row in found] == [
+            (name, from_nano(sum(group))) for name, group in values.items()
+        ]
 
 
 @pytest.mark.parametrize(
