@@ -14,7 +14,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from aiodataloader import DataLoader
-from sqlalchemy import ColumnElement, case, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Select, case, func, literal, select, union_all
 
 from app.billing.directory import find_mandate, time_zones
 from app.billing.errors import BadInput
@@ -78,6 +78,14 @@ class _Usage:
     cost: ColumnElement[Decimal]
     count: ColumnElement[int]
 
+    def grouped_by(self, part: str) -> Select[Any]:
+        key = self.keys[part].label("key")
+        return (
+            select(literal(str(part)), key, exact_sum(self.cost), func.sum(self.count))
+            .where(*self.rows)
+            .group_by(key)
+        )
+
 
 _BUCKET = "bucket"
 
@@ -129,30 +137,10 @@ class StatisticsView:
         ]
 
     async def _read(self, parts: list[str]) -> list[list[CostSlice]]:
-        source = self._usage
-        usage = (
-            select(
-                *(source.keys[part].label(part) for part in parts),
-                source.cost.label("cost"),
-                source.count.label("transaction_count"),
-            )
-            .where(*source.rows)
-            .cte("usage")
-        )
-        query = union_all(
-            *(
-                select(
-                    literal(str(part)).label("part"),
-                    usage.c[part].label("key"),
-                    exact_sum(usage.c.cost).label("cost"),
-                    func.sum(usage.c.transaction_count).label("transaction_count"),
-                ).group_by(usage.c[part])
-                for part in parts
-            )
-        )
         found: dict[str, list[CostSlice]] = {part: [] for part in parts}
         async with self._database.read() as connection:
-            for part, key, cost, count in await connection.execute(query):
+            rows = await connection.execute(union_all(*map(self._usage.grouped_by, parts)))
+            for part, key, cost, count in rows:
                 found[part].append(CostSlice(key or None, cost, int(count)))
         return list(found.values())
 

@@ -1,0 +1,164 @@
+"""What AI calls cost: totals, their parts, and their course over time."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, cast
+
+import strawberry
+
+from app.billing import statistics
+from app.billing.periods import PeriodType
+from app.billing.statistics import UsageDimension
+from schema.context import Info
+from schema.inputs import MandateId, given
+from schema.scalars import CurrencyCode, TimeZone
+from schema.users import User
+
+View = strawberry.Parent[Any]
+
+
+@strawberry.type(description="The part of the total cost that one key has caused.")
+class CostSlice:
+    key: str | None = strawberry.field(description="Null for usage that named none.")
+    cost: Decimal = strawberry.field(description="In the mandate's currency.")
+    transaction_count: int = strawberry.field(description="AI calls, free ones included.")
+
+
+@strawberry.type(description="The part of the total cost that one user has caused.")
+class UserCostSlice:
+    key: strawberry.Private[str | None]
+
+    cost: Decimal = strawberry.field(description="In the mandate's currency.")
+    transaction_count: int = strawberry.field(description="AI calls, free ones included.")
+
+    @strawberry.field(
+        description="The user, also one who has left the mandate; null for usage that named none."
+    )
+    async def user(self, info: Info) -> User | None:
+        return await info.context.load.user.load(self.key) if self.key else None
+
+
+@strawberry.type(description="The part of the total cost that falls into [start, end).")
+class UsageBucket:
+    start: datetime = strawberry.field(
+        description="The first instant of a day, month or year of the statistics' time zone."
+    )
+    end: datetime = strawberry.field(
+        description="The start of the next one, excluded. A day has 23 or 25 hours when clocks change."
+    )
+    cost: Decimal = strawberry.field(description="In the mandate's currency; 0 without usage.")
+    transaction_count: int = strawberry.field(description="AI calls, free ones included.")
+
+
+@strawberry.type(
+    description=(
+        "What AI calls cost, by when they happened. Members see their own usage alone. Late events"
+        " may still be written up to 35 days back. Fields asked for together agree with each other."
+    )
+)
+class Statistics:
+    period: PeriodType = strawberry.field(description="What was asked for.")
+    from_: datetime = strawberry.field(name="from", description="Start of the range, included.")
+    to: datetime = strawberry.field(description="End of the range, excluded.")
+    time_zone: TimeZone = strawberry.field(
+        description="Whose days are counted: the one asked for, else the mandate's."
+    )
+    currency: CurrencyCode = strawberry.field(description="The mandate's, of every cost here.")
+
+    @strawberry.field(description="Cost of all AI calls in the range, exact.")
+    async def total_cost(self, view: View) -> Decimal:
+        return await view.total_cost()
+
+    @strawberry.field(description="AI calls in the range, free ones included.")
+    async def transaction_count(self, view: View) -> int:
+        return await view.transaction_count()
+
+    @strawberry.field(description="totalCost by AI provider, dearest first; adds up to it exactly.")
+    async def cost_by_provider(self, view: View) -> Sequence[CostSlice]:
+        return await view.cost_by(UsageDimension.PROVIDER)
+
+    @strawberry.field(description="totalCost by feature, dearest first; adds up to it exactly.")
+    async def cost_by_feature(self, view: View) -> Sequence[CostSlice]:
+        return await view.cost_by(UsageDimension.FEATURE)
+
+    @strawberry.field(description="totalCost by AI model, dearest first; adds up to it exactly.")
+    async def cost_by_model(self, view: View) -> Sequence[CostSlice]:
+        return await view.cost_by(UsageDimension.MODEL)
+
+    @strawberry.field(description="totalCost by user, dearest first; adds up to it exactly.")
+    async def cost_by_user(self, view: View) -> Sequence[UserCostSlice]:
+        return await view.cost_by(UsageDimension.USER)
+
+    @strawberry.field(
+        description="The range day by day, month by month, or as one year: in order and without gaps. Their costs add up to totalCost exactly."
+    )
+    async def buckets(self, view: View) -> Sequence[UsageBucket]:
+        return await view.buckets()
+
+
+@strawberry.input(
+    description="Which usage counts: all that is given must hold. Names are case-sensitive."
+)
+class UsageFilter:
+    user_id: strawberry.ID | None = strawberry.field(
+        description="Only this user's. One whom the viewer may not see has none.", default=None
+    )
+    aicore_provider: str | None = strawberry.field(
+        description="Only of this AI provider: 1 to 128 characters.", default=None
+    )
+    aicore_model: str | None = strawberry.field(
+        description="Only of this AI model: 1 to 128 characters.", default=None
+    )
+    feature_code: str | None = strawberry.field(
+        description="Only of this feature: 1 to 128 characters.", default=None
+    )
+    workflow_id: str | None = strawberry.field(
+        description="Only of this workflow: 1 to 128 characters.", default=None
+    )
+
+
+@strawberry.type
+class StatisticsQuery:
+    @strawberry.field(
+        description="What AI calls cost in one month by day, in one year by month, or in one year."
+    )
+    async def statistics(
+        self,
+        info: Info,
+        mandate_id: MandateId,
+        period: Annotated[
+            PeriodType,
+            strawberry.argument(
+                description="DAY: the days of one month. MONTH: the months of a year. YEAR: that year."
+            ),
+        ],
+        year: Annotated[int, strawberry.argument(description="1970 to 9998.")],
+        month: Annotated[
+            int | None,
+            strawberry.argument(
+                description="1 to 12: required with DAY, to be left out with MONTH and YEAR."
+            ),
+        ] = None,
+        time_zone: Annotated[
+            TimeZone | None,
+            strawberry.argument(
+                description="Whose days to count; the mandate's own when left out. Another one is limited to 93 days, hence to DAY, unless the filter names a workflow."
+            ),
+        ] = None,
+        filter: Annotated[
+            UsageFilter | None,
+            strawberry.argument(description="Which usage counts; all of it when left out."),
+        ] = None,
+    ) -> Statistics | None:
+        found = await statistics.find_statistics(
+            info.context.database,
+            info.context.viewer,
+            mandate_id,
+            period=period,
+            year=year,
+            month=month,
+            time_zone=time_zone,
+            usage_filter=statistics.UsageFilter(**given(filter) if filter else {}),
+        )
+        return cast("Statistics | None", found)
