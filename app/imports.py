@@ -13,14 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
 from app.billing.checks import check_name, parse_instant
-from app.billing.directory import (
-    mandates_by_id,
-    members_by_user,
-    upsert_mandate,
-    upsert_membership,
-    upsert_user,
-    users_by_id,
-)
+from app.billing.directory import enrol
 from app.billing.errors import BillingError
 from app.billing.money import parse_decimal
 from app.billing.usage import AHEAD, MAX_EVENTS, UsageEvent, UsageOutcome, record_usage
@@ -39,6 +32,8 @@ HEADER = (
     "workflow_id",
     "description",
 )
+CHUNK = 10 * MAX_EVENTS
+"""Rows that are held in memory at once."""
 DEFAULT_DESCRIPTION = "AI usage"
 MAX_SHOWN = 20
 """How many rejected rows a report keeps; it counts all of them."""
@@ -86,25 +81,40 @@ async def import_usage(
     """
     report = ImportReport()
     started = time.monotonic()
-    directory = _Directory(database)
+    enrolled: set[tuple[str, str]] = set()
     try:
         rows = _read(_Lines(lines), report)
-        while batch := list(islice(rows, MAX_EVENTS)):
+        while chunk := list(islice(rows, CHUNK)):
             if create_missing:
-                await directory.create_missing([event for _, event in batch])
-            events = [event for _, event in batch]
-            results = await record_usage(database, OPERATOR, events, registered, any_date=True)
-            for (line, event), result in zip(batch, results, strict=True):
-                of_mandate = report.by_mandate.setdefault(event.mandate_id, Counter())
-                of_mandate[result.outcome] += 1
-                if result.error is None:
-                    report.outcomes[result.outcome] += 1
-                else:
-                    report.reject(line, result.error.message)
+                named = {(event.mandate_id, event.user_id) for _, event in chunk}
+                await enrol(database, OPERATOR, named - enrolled)
+                enrolled |= named
+            # Fewer mandates in a batch are fewer database transactions; each keeps its order.
+            chunk.sort(key=lambda numbered: numbered[1].mandate_id)
+            for start in range(0, len(chunk), MAX_EVENTS):
+                batch = chunk[start : start + MAX_EVENTS]
+                await _book(database, batch, registered, report)
     finally:
         await _write_audit_events(database, report)
         report.seconds = time.monotonic() - started
     return report
+
+
+async def _book(
+    database: Database,
+    batch: Sequence[tuple[int, UsageEvent]],
+    registered: Sequence[str],
+    report: ImportReport,
+) -> None:
+    events = [event for _, event in batch]
+    results = await record_usage(database, OPERATOR, events, registered, any_date=True)
+    for (line, event), result in zip(batch, results, strict=True):
+        of_mandate = report.by_mandate.setdefault(event.mandate_id, Counter())
+        of_mandate[result.outcome] += 1
+        if result.error is None:
+            report.outcomes[result.outcome] += 1
+        else:
+            report.reject(line, result.error.message)
 
 
 class _Lines(Iterator[str]):
@@ -198,40 +208,6 @@ def _instant(text: str) -> datetime:
     if not _EARLIEST <= instant <= datetime.now(UTC) + AHEAD:
         raise ValueError("occurred_at must be from 2000 on and at most 5 minutes ahead")
     return instant
-
-
-class _Directory:
-    """Creates what a file names and the database lacks, and asks for each name only once."""
-
-    def __init__(self, database: Database) -> None:
-        self._database = database
-        self._known: set[tuple[str, str]] = set()
-
-    async def create_missing(self, events: Iterable[UsageEvent]) -> None:
-        named = {(event.mandate_id, event.user_id) for event in events} - self._known
-        mandate_ids = sorted({mandate_id for mandate_id, _ in named})
-        user_ids = sorted({user_id for _, user_id in named})
-        async with self._database.read() as connection:
-            mandates = dict(
-                zip(mandate_ids, await mandates_by_id(connection, mandate_ids), strict=True)
-            )
-            users = dict(
-                zip(user_ids, await users_by_id(connection, OPERATOR, user_ids), strict=True)
-            )
-            members = {
-                (mandate_id, user_id)
-                for mandate_id in mandate_ids
-                for user_id in await members_by_user(connection, mandate_id, user_ids)
-            }
-        for mandate_id, found in mandates.items():
-            if found is None:
-                await upsert_mandate(self._database, OPERATOR, mandate_id, {"name": mandate_id})
-        for user_id, found in users.items():
-            if found is None:
-                await upsert_user(self._database, OPERATOR, user_id, {})
-        for mandate_id, user_id in sorted(named - members):
-            await upsert_membership(self._database, OPERATOR, mandate_id, user_id, {})
-        self._known |= named
 
 
 async def _write_audit_events(database: Database, report: ImportReport) -> None:

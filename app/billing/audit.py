@@ -25,18 +25,33 @@ async def write_audit_event(
     after: Mapping[str, Any] | None,
 ) -> None:
     """One event. `action` is such as "settings.updated", `subject` such as "user:alice"."""
-    await connection.execute(
-        insert(audit_events).values(
-            mandate_id=mandate_id,
-            id=new_key(now),
-            actor_id=viewer.actor_id,
-            action=action,
-            subject=subject,
-            before=_document(before),
-            after=_document(after),
-            created_at=now,
-        )
+    event = audit_event(
+        viewer, now, action, subject, mandate_id=mandate_id, before=before, after=after
     )
+    await connection.execute(insert(audit_events).values(event))
+
+
+def audit_event(
+    viewer: Viewer,
+    now: datetime,
+    action: str,
+    subject: str,
+    *,
+    mandate_id: str = "",
+    before: Mapping[str, Any] | None,
+    after: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """The row of one event, for those who write many at once."""
+    return {
+        "mandate_id": mandate_id,
+        "id": new_key(now),
+        "actor_id": viewer.actor_id,
+        "action": action,
+        "subject": subject,
+        "before": _document(before),
+        "after": _document(after),
+        "created_at": now,
+    }
 
 
 def _document(values: Mapping[str, Any] | None) -> dict[str, Any] | None:

@@ -1,7 +1,7 @@
 """What AI calls cost: the gateway's debits, many in one call, each with its own outcome."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
@@ -49,6 +49,9 @@ class UsageEvent:
     aicore_provider: str | None = None
     aicore_model: str | None = None
     occurred_at: datetime | None = None
+
+
+_CONTENT = {field.name for field in fields(UsageEvent)} - {"mandate_id", "idempotency_key", "mode"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,9 +172,7 @@ async def _book(
 
 def _content(event: UsageEvent) -> dict[str, Any]:
     """What makes two events the same; the mode is how to write it, not what."""
-    content = asdict(event)
-    del content["mandate_id"], content["idempotency_key"], content["mode"]
-    return content
+    return {name: getattr(event, name) for name in _CONTENT}
 
 
 def _check_event(event: UsageEvent, now: datetime, any_date: bool) -> None:

@@ -1,5 +1,6 @@
 """Mandates, users and memberships, kept in step with the platform that owns them."""
 
+from app.billing.directory.enrolment import enrol
 from app.billing.directory.mandates import (
     NEW_MANDATE,
     check_time_zone,
@@ -27,6 +28,7 @@ __all__ = [
     "NEW_USER",
     "Member",
     "check_time_zone",
+    "enrol",
     "erase_user",
     "find_mandate",
     "list_mandates",
