@@ -152,7 +152,12 @@ def _sqlite_code(error: DBAPIError) -> int:
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where SQLAlchemy says so
     cursor = connection.cursor()
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in (
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "recursive_triggers=ON",  # else REPLACE deletes rows past the triggers that refuse it
+    ):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
     # SQLite's own lower() knows ASCII alone; searches must find "Ä" by "ä" as on PostgreSQL.
