@@ -19,8 +19,10 @@ from sqlalchemy import make_url
 from sqlmodel import SQLModel
 
 from app.billing import models  # noqa: F401  (fills the metadata)
+from app.config import Settings
 from app.database import Database
 from app.migrate import migrate
+from tests.api import Api, serving
 
 # What a crash may cost is no concern of a server that lives as long as one run.
 _FAST = [
@@ -142,3 +144,10 @@ async def _execute(address: str, *statements: str) -> None:
 async def _migrate(address: str) -> None:
     async with Database(address) as database:
         await migrate(database)
+
+
+@pytest.fixture
+async def api(database_url: str) -> AsyncIterator[Api]:
+    """The server on that database."""
+    async with serving(Settings(database_url=database_url)) as api:
+        yield api
