@@ -1,9 +1,11 @@
 """The import of usage from a CSV file: old events too, which is why every import leaves an audit event."""
 
+import asyncio
 import csv
 import time
+from bisect import insort
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -38,6 +40,9 @@ DEFAULT_DESCRIPTION = "AI usage"
 MAX_SHOWN = 20
 """How many rejected rows a report keeps; it counts all of them."""
 
+_Row = tuple[int, UsageEvent]
+"""A row that could be read, with its line number."""
+_AT_ONCE = 4  # one books while another waits for the database
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -45,7 +50,7 @@ class WrongHeader(Exception):
     """The file is no such CSV file; the message says what its first line must be."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class RejectedRow:
     line: int
     reason: str
@@ -66,10 +71,14 @@ class ImportReport:
         return self.outcomes.total()
 
     def reject(self, line: int, reason: str) -> None:
-        """Counts a row that is not booked."""
+        """Counts a row that cannot be read."""
         self.outcomes[UsageOutcome.REJECTED] += 1
-        if len(self.rejected) < MAX_SHOWN:
-            self.rejected.append(RejectedRow(line, reason))
+        self.show(line, reason)
+
+    def show(self, line: int, reason: str) -> None:
+        """Keeps a rejected row if it is among the first."""
+        insort(self.rejected, RejectedRow(line, reason))
+        del self.rejected[MAX_SHOWN:]
 
 
 async def import_usage(
@@ -82,6 +91,7 @@ async def import_usage(
     report = ImportReport()
     started = time.monotonic()
     enrolled: set[tuple[str, str]] = set()
+    turn = asyncio.Semaphore(_AT_ONCE)
     try:
         rows = _read(_Lines(lines), report)
         while chunk := list(islice(rows, CHUNK)):
@@ -89,32 +99,45 @@ async def import_usage(
                 named = {(event.mandate_id, event.user_id) for _, event in chunk}
                 await enrol(database, OPERATOR, named - enrolled)
                 enrolled |= named
-            # Fewer mandates in a batch are fewer database transactions; each keeps its order.
-            chunk.sort(key=lambda numbered: numbered[1].mandate_id)
-            for start in range(0, len(chunk), MAX_EVENTS):
-                batch = chunk[start : start + MAX_EVENTS]
-                await _book(database, batch, registered, report)
+            by_mandate: dict[str, list[_Row]] = {}
+            for row in chunk:
+                by_mandate.setdefault(row[1].mandate_id, []).append(row)
+            await _together(
+                _book(database, by_mandate[mandate_id], registered, report, turn)
+                for mandate_id in sorted(by_mandate)
+            )
     finally:
         await _write_audit_events(database, report)
         report.seconds = time.monotonic() - started
     return report
 
 
+async def _together(works: Iterable[Awaitable[None]]) -> None:
+    """Waits for all to end, even when one fails, so that the report knows what was booked."""
+    for result in await asyncio.gather(*works, return_exceptions=True):
+        if result is not None:
+            raise result
+
+
 async def _book(
     database: Database,
-    batch: Sequence[tuple[int, UsageEvent]],
+    rows: Sequence[_Row],
     registered: Sequence[str],
     report: ImportReport,
+    turn: asyncio.Semaphore,
 ) -> None:
-    events = [event for _, event in batch]
-    results = await record_usage(database, OPERATOR, events, registered, any_date=True)
-    for (line, event), result in zip(batch, results, strict=True):
-        of_mandate = report.by_mandate.setdefault(event.mandate_id, Counter())
-        of_mandate[result.outcome] += 1
-        if result.error is None:
-            report.outcomes[result.outcome] += 1
-        else:
-            report.reject(line, result.error.message)
+    """The rows of one mandate, in their order; a batch is one database transaction."""
+    for start in range(0, len(rows), MAX_EVENTS):
+        batch = rows[start : start + MAX_EVENTS]
+        events = [event for _, event in batch]
+        async with turn:
+            results = await record_usage(database, OPERATOR, events, registered, any_date=True)
+        outcomes = Counter(result.outcome for result in results)
+        report.outcomes += outcomes
+        report.by_mandate.setdefault(events[0].mandate_id, Counter()).update(outcomes)
+        for (line, _), result in zip(batch, results, strict=True):
+            if result.error is not None:
+                report.show(line, result.error.message)
 
 
 class _Lines(Iterator[str]):
@@ -142,7 +165,7 @@ class _Lines(Iterator[str]):
         self._taken.clear()
 
 
-def _read(lines: _Lines, report: ImportReport) -> Iterator[tuple[int, UsageEvent]]:
+def _read(lines: _Lines, report: ImportReport) -> Iterator[_Row]:
     """The readable rows with their line numbers; the others are rejected in the report."""
     reader = csv.reader(lines, strict=True)
     try:
