@@ -21,7 +21,16 @@ Unit = Callable[[AsyncConnection], Awaitable[T]]
 BUSY_SECONDS = 10
 """How long one statement waits for SQLite's write lock of another process."""
 ATTEMPTS = 8
-_SQLSTATES_TO_RETRY = {"40001", "40P01", "55P03"}  # serialization, deadlock, lock not available
+_SQLSTATES_TO_RETRY = {
+    "23505",  # unique violation: the other one has committed by now
+    "40001",  # serialization
+    "40P01",  # deadlock
+    "55P03",  # lock not available
+}
+_SQLITE_CODES_TO_RETRY = {
+    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
+    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
+}
 _SQLSTATES_OF_ABSENCE = {
     "08",  # connection
     "28",  # no such login
@@ -128,16 +137,19 @@ def _unavailable() -> Iterator[None]:
         if (
             error.connection_invalidated
             or _sqlstate(error)[:2] in _SQLSTATES_OF_ABSENCE
-            or _sqlite_code(error) in _SQLITE_CODES_OF_ABSENCE
+            or _sqlite_code(error) & 0xFF in _SQLITE_CODES_OF_ABSENCE
         ):
             raise DatabaseUnavailable from error
         raise
 
 
 def _passes_on_retry(error: DBAPIError) -> bool:
-    if isinstance(error, IntegrityError):
-        return True  # a unique violation: the other one has committed by now
-    return _sqlstate(error) in _SQLSTATES_TO_RETRY or _sqlite_code(error) == sqlite3.SQLITE_BUSY
+    code = _sqlite_code(error)
+    return (
+        _sqlstate(error) in _SQLSTATES_TO_RETRY
+        or code in _SQLITE_CODES_TO_RETRY
+        or code & 0xFF == sqlite3.SQLITE_BUSY
+    )
 
 
 def _sqlstate(error: DBAPIError) -> str:
@@ -145,8 +157,8 @@ def _sqlstate(error: DBAPIError) -> str:
 
 
 def _sqlite_code(error: DBAPIError) -> int:
-    """The primary result code; 0 where the error is not SQLite's."""
-    return int(getattr(error.orig, "sqlite_errorcode", 0)) & 0xFF
+    """The extended result code; 0 where the error is not SQLite's."""
+    return int(getattr(error.orig, "sqlite_errorcode", 0))
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -106,6 +106,26 @@ async def test_a_violation_that_stays_is_raised(second: Database) -> None:
     assert (len(runs), await stored(second)) == (3, [])
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "INSERT INTO mandate (id, name) VALUES ('acme', NULL)",
+        "INSERT INTO membership VALUES ('acme', 'alice', 'MEMBER', '2026-01-01 00:00:00', NULL)",
+    ],
+)
+async def test_another_violation_is_raised_at_once(database: Database, statement: str) -> None:
+    runs = []
+
+    async def unit(connection: AsyncConnection) -> None:
+        runs.append(1)
+        await insert(connection, "globex")
+        await connection.exec_driver_sql(statement)
+
+    with pytest.raises(IntegrityError):
+        await database.write(unit)
+    assert (len(runs), await stored(database)) == (1, [])
+
+
 async def test_two_units_that_insert_the_same_at_once(database: Database, second: Database) -> None:
     async def unit(connection: AsyncConnection) -> bool:
         if (await connection.execute(IDS)).first():
