@@ -1,0 +1,45 @@
+# Each target sets up what it needs: Python 3.11 or newer and make are enough.
+PYTHON ?= python3
+PORT ?= 8000
+HOST ?= 127.0.0.1
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: run test check format lock schema clean
+
+run: $(READY) ## Serve on PORT, with demo data where the database is empty
+	@$(BIN)/billing migrate
+	@$(BIN)/billing seed-demo --if-empty
+	@$(BIN)/billing serve --demo --host $(HOST) --port $(PORT)
+
+test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
+	$(BIN)/pytest $(ARGS)
+
+check: $(READY) ## Style, types, architecture, dependencies and the committed schema
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/deptry .
+	$(BIN)/billing export-schema | diff schema.graphql - || (echo "schema.graphql is not what the code exports: run make schema"; exit 1)
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+schema: $(READY) ## Rewrite schema.graphql
+	$(BIN)/billing export-schema > schema.graphql
+
+lock: $(READY) ## Resolve the newest versions that pyproject.toml allows
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+clean: ## Remove the virtual environment and the development database
+	rm -rf .venv billing.db billing.db-shm billing.db-wal
