@@ -93,6 +93,20 @@ class Database:
             async with self._reader.connect() as connection:
                 yield connection
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """A connection that only reads, and sees the one moment of its first statement throughout."""
+        engine = self._reader
+        if not self.is_sqlite:
+            engine = self._writer.execution_options(
+                isolation_level="REPEATABLE READ", postgresql_readonly=True
+            )
+        with _unavailable():
+            async with engine.connect() as connection:
+                if self.is_sqlite:  # in autocommit SQLAlchemy begins nothing itself
+                    await connection.exec_driver_sql("BEGIN")
+                yield connection
+
     async def write(self, unit: Unit[T]) -> T:
         """Runs `unit` in one database transaction and returns what it returned, once committed.
 
