@@ -13,7 +13,7 @@ from app.billing.models import MembershipRole, UserKind
 from app.config import Settings
 from app.database import Database
 from app.server import create_app
-from tests.world import MANDATE, OTHER_MANDATE, add_mandate, add_member, add_user
+from tests.world import OTHER_MANDATE, add_mandate, add_member, add_user
 
 PEOPLE = ("sven", "alice", "ada", "gateway", "root")
 """An outsider to MANDATE, a member of it, its admin, the service and a sysadmin."""

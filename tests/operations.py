@@ -1,0 +1,149 @@
+"""One valid request for every root field of the schema, and each place in it where input goes.
+
+Requests are written from the schema itself: a new field or argument is asked for, and attacked,
+without a line here, but for a root field's own valid variables.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+from graphql import (
+    GraphQLField,
+    GraphQLList,
+    GraphQLNamedType,
+    GraphQLObjectType,
+    get_named_type,
+    get_nullable_type,
+    is_input_object_type,
+    is_leaf_type,
+    is_list_type,
+    is_required_argument,
+)
+
+from app.database import Database
+from schema import schema
+from tests.api import add_people
+from tests.world import MANDATE, credit, fresh, record, usage_event
+
+Variables = dict[str, Any]
+Path = tuple[str | int, ...]
+
+QUERIES: Mapping[str, GraphQLField] = schema._schema.query_type.fields  # type: ignore[union-attr]
+MUTATIONS: Mapping[str, GraphQLField] = schema._schema.mutation_type.fields  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Ids of what stands in MANDATE."""
+
+    account_id: str
+    transaction_id: str
+
+
+async def add_world(database: Database) -> World:
+    """MANDATE under PREPAY_USER with all PEOPLE, a credit and a call of alice's."""
+    await add_people(database, model="PREPAY_USER", default_user_credit=0)
+    row = await credit(database, 100, "alice")
+    await record(database, usage_event("0.25", aicore_provider="openai"))
+    return World(row.account_id, row.id)
+
+
+def _list(**arguments: Any) -> Callable[[World], Variables]:
+    return lambda _: {"first": 5, **arguments}
+
+
+def _input(**values: Any) -> Callable[[World], Variables]:
+    return lambda _: {"input": {"mandateId": MANDATE, **values}}
+
+
+_HERE = {"mandateId": MANDATE}
+
+VALID: Mapping[str, Callable[[World], Variables]] = {
+    "viewer": lambda _: {},
+    "balances": lambda _: {},
+    "mandate": lambda _: {"id": MANDATE},
+    "mandates": _list(),
+    "balance": lambda _: {**_HERE, "userId": "alice"},
+    "transactions": _list(
+        **_HERE, filter={"userId": "alice"}, orderBy={"field": "AMOUNT", "direction": "ASC"}
+    ),
+    "transaction": lambda world: {**_HERE, "id": world.transaction_id},
+    "statistics": lambda _: {**_HERE, "period": "DAY", "year": 2026, "month": 2},
+    "providers": lambda _: dict(_HERE),
+    "mandateUsers": _list(**_HERE),
+    "accounts": _list(**_HERE),
+    "billingSettings": lambda _: dict(_HERE),
+    "addCredit": lambda _: {
+        "input": {**_HERE, "userId": "alice", "amount": "5", "idempotencyKey": fresh()}
+    },
+    "updateBillingSettings": _input(notifyEmails=["ada@example.com"]),
+    "updateAccount": lambda world: {
+        "input": {**_HERE, "accountId": world.account_id, "creditLimit": "7"}
+    },
+    "upsertMandate": lambda _: {"input": {"id": "initech", "name": "Initech"}},
+    "upsertUser": lambda _: {"input": {"id": "uma", "email": "uma@example.com"}},
+    "upsertMembership": _input(userId="ada", role="MEMBER"),
+    "removeMembership": _input(userId="alice"),
+    "recordUsage": lambda _: {
+        "input": {
+            "events": [{**_HERE, "userId": "alice", "amount": "1", "idempotencyKey": fresh()}]
+        }
+    },
+}
+
+
+@cache
+def document(name: str, depth: int = 3) -> str:
+    """The request for a root field: every argument a variable, and all fields of the answer, so deep."""
+    field = QUERIES.get(name) or MUTATIONS[name]
+    kind = "query" if name in QUERIES else "mutation"
+    declared = ", ".join(f"${argument}: {item.type}" for argument, item in field.args.items())
+    passed = ", ".join(f"{argument}: ${argument}" for argument in field.args)
+    root = f"{name}({passed})" if passed else name
+    head = f"{kind}({declared})" if declared else kind
+    return f"{head} {{ {root} {_selection(get_named_type(field.type), depth)} }}"
+
+
+def _selection(kind: GraphQLNamedType, depth: int) -> str:
+    if not isinstance(kind, GraphQLObjectType):
+        return ""
+    chosen = [
+        f"{name} {_selection(get_named_type(field.type), depth - 1)}"
+        for name, field in kind.fields.items()
+        if not any(map(is_required_argument, field.args.values()))
+        and (depth > 0 or is_leaf_type(get_named_type(field.type)))
+    ]
+    return f"{{ {' '.join(chosen)} }}"
+
+
+def inputs(
+    items: Mapping[str, Any], prefix: Path = ()
+) -> Iterator[tuple[Path, GraphQLNamedType | GraphQLList[Any]]]:
+    """Every place in the arguments that takes a scalar, an enum or a list, with its type."""
+    for name, item in items.items():
+        path: Path = (*prefix, name)
+        kind = get_nullable_type(item.type)
+        if is_list_type(kind):
+            yield path, kind
+            path, kind = (*path, 0), get_nullable_type(kind.of_type)
+        if is_input_object_type(kind):
+            yield from inputs(kind.fields, path)
+        else:
+            yield path, kind
+
+
+def replaced(variables: Variables, path: Path, value: Any) -> Variables:
+    """The variables with this value at that place."""
+    changed: Any = deepcopy(variables)
+    if path == ("last",):
+        changed.pop("first", None)
+    place = changed
+    for step, following in pairwise(path):
+        inner: Any = [None] if following == 0 else {}
+        place = place[step] if isinstance(step, int) else place.setdefault(step, inner)
+    place[path[-1]] = value
+    return dict(changed)
