@@ -19,6 +19,7 @@ from schema.statistics import StatisticsQuery
 from schema.transactions import TransactionQuery
 from schema.usage import UsageMutation
 from schema.users import UserMutation
+from schema.validation import Validation
 
 
 @strawberry.type(
@@ -78,4 +79,5 @@ schema = BillingSchema(
     query=Query,
     mutation=Mutation,
     config=StrawberryConfig(scalar_map=SCALARS),
+    extensions=[Validation],
 )

@@ -16,6 +16,8 @@ from app.database import DatabaseUnavailable
 P = ParamSpec("P")
 Payload = TypeVar("Payload")
 
+MAX_MESSAGE = 500
+
 logger = logging.getLogger("billing.schema")
 
 
@@ -70,6 +72,11 @@ def user_errors() -> Any:
     )
 
 
+def shorten(message: str) -> str:
+    """A message that quotes what was sent, at a length that people read."""
+    return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
+
+
 def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
     """Gives each error its `extensions.code` and hides the words of what was not expected."""
     request_id = context.context.request_id if context and context.context else ""
@@ -80,6 +87,7 @@ def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
         extensions = dict(error.extensions or {})
         if cause is None:
             extensions.setdefault("code", "BAD_USER_INPUT")
+            error.message = shorten(error.message)
         elif isinstance(cause, RequestError):
             extensions["code"] = cause.code
         elif isinstance(cause, BillingError):

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.errors import BadInput
 from app.billing.money import MAX_BALANCE, format_decimal, parse_decimal
-from app.billing.types import Instant, Nano
+from app.billing.types import ID_LENGTH, Instant, Nano
 from app.database import Database
 
 DEFAULT_PAGE = 50
@@ -135,6 +135,12 @@ async def count_rows(database: Database, query: Select[Any]) -> int:
     async with database.read() as connection:
         counted = select(func.count()).select_from(query.order_by(None).subquery())
         return (await connection.execute(counted)).scalar_one()
+
+
+def check_wanted(value: str | None, name: str, most: int = ID_LENGTH) -> None:
+    """Refuses a filter by text that no row can hold; an id that names nothing just finds nothing."""
+    if value is not None and (not 1 <= len(value) <= most or "\0" in value):
+        raise BadInput(f"filter.{name} must be 1 to {most} characters without NUL.")
 
 
 def contains(search: str, *columns: Column[Any]) -> ColumnElement[bool]:

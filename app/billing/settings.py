@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cache
 from typing import Any
 
 import pycountry
@@ -158,12 +159,17 @@ def _check_address(address: Mapping[str, str | None]) -> None:
     if email := address.get("email"):
         check_email(email, "billing_address", "email")
     country = address.get("country")
-    if country is not None and pycountry.countries.get(alpha_2=country) is None:
+    if country is not None and country not in _countries():
         raise invalid(
             "country must be an ISO 3166-1 alpha-2 code, such as CH.",
             "billing_address",
             "country",
         )
+
+
+@cache
+def _countries() -> frozenset[str]:
+    return frozenset(country.alpha_2 for country in pycountry.countries)
 
 
 async def _check_model_change(connection: AsyncConnection, stored: Any, model: str) -> None:

@@ -18,8 +18,8 @@ from app.billing.models import (
     transactions,
 )
 from app.billing.money import MAX_TRANSACTION
-from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
-from app.billing.types import exact_sum
+from app.billing.paging import Keyset, Page, PageArguments, check_wanted, contains, fetch_page
+from app.billing.types import IdempotencyKey, exact_sum
 from app.billing.viewer import Viewer, sees
 from app.database import Database
 
@@ -83,6 +83,11 @@ async def list_transactions(
     page: PageArguments,
 ) -> Page | None:
     """A mandate's transactions that the viewer may see, newest first unless ordered otherwise."""
+    check_wanted(filter.workflow_id, "workflowId")
+    check_wanted(filter.feature_code, "featureCode")
+    check_wanted(filter.aicore_provider, "aicoreProvider")
+    check_wanted(filter.aicore_model, "aicoreModel")
+    check_wanted(filter.idempotency_key, "idempotencyKey", IdempotencyKey.most)
     only_user = viewer.only_user(mandate_id)
     query = _matching(mandate_id, only_user, filter)
     keyset = Keyset(
