@@ -120,6 +120,21 @@ def blank_database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(request.getfixturevalue("postgresql_url"))
 
 
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def lasting_database_url(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str]:
+    """The address of a migrated database that keeps its rows from test to test of one module."""
+    if request.param == "sqlite":
+        path = tmp_path_factory.mktemp("lasting") / "billing.db"
+        shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
+        yield f"sqlite:///{path}"
+        return
+    with _new_database(request.getfixturevalue("postgresql_server")) as address:
+        asyncio.run(_migrate(address))
+        yield address
+
+
 @pytest.fixture
 async def database(database_url: str) -> AsyncIterator[Database]:
     """The pools of that database."""
