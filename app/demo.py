@@ -25,6 +25,7 @@ from app.database import Database
 
 SEED = 1
 SYSADMIN, ADMIN, MEMBER, GATEWAY = "demo-sysadmin", "university-admin", "member-one", "gateway"
+ROLES = {"sysadmin": SYSADMIN, "mandate admin": ADMIN, "member": MEMBER, "gateway": GATEWAY}
 """One user of each role, to try the API as."""
 BLOCKED, IN_WARNING = "member-two", "member-three"
 """Users whose account at the university is empty, and nearly so."""
@@ -168,7 +169,7 @@ async def _create_users(database: Database) -> None:
         await upsert_user(database, OPERATOR, user_id, changes)
 
 
-async def _create_mandate(database: Database, mandate: _Mandate, providers: Sequence[str]) -> None:
+async def _create_mandate(database: Database, mandate: _Mandate) -> None:
     changes = {
         "name": mandate.name,
         "currency": mandate.currency,

@@ -6,7 +6,9 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from sqlalchemy import Connection, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database import Database
 
@@ -37,8 +39,14 @@ async def migrate(database: Database, revision: str = "head") -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
         command.upgrade(_config(connection), revision)
 
-    async with database.engine.begin() as connection:
+    async def unit(connection: AsyncConnection) -> None:
         await connection.run_sync(upgrade)
+
+    try:
+        await database.write(unit)
+    except CommandError:
+        await check_revision(database)  # it says more when the database is of a newer version
+        raise
 
 
 async def check_revision(database: Database) -> None:

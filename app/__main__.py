@@ -1,0 +1,342 @@
+"""The command line of the operator: `billing --help` lists the commands.
+
+An expected failure is one line on stderr and exit code 1; a traceback is a bug.
+"""
+
+import asyncio
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import uvicorn
+from rich.console import Console
+from rich.progress import Progress
+from sqlalchemy import select
+
+from app import demo, imports, migrate
+from app.auth import issue_token
+from app.billing import directory, verify
+from app.billing.errors import BillingError, Unauthenticated
+from app.billing.models import UserKind, mandates
+from app.billing.usage import UsageOutcome
+from app.billing.viewer import OPERATOR, load_viewer
+from app.config import Environment, Settings, SettingsError, load_settings
+from app.database import Database, DatabaseUnavailable
+
+cli = typer.Typer(
+    name="billing",
+    help="Runs and looks after the billing system of a multi-tenant AI platform.\n\n"
+    "Settings come from the environment: BILLING_DATABASE_URL names the database"
+    " (sqlite:///billing.db unless set), BILLING_ENVIRONMENT=production asks for secrets of your own.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+_DAY = 24 * 60 * 60
+_Work = Callable[..., Coroutine[Any, Any, None]]
+_UserId = Annotated[str, typer.Argument(metavar="ID", help="The user's id, as in tokens.")]
+_Host = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every one.")]
+_Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
+
+
+class _Failure(Exception):
+    """The command cannot do what was asked; the message is all there is to say."""
+
+
+def main() -> None:
+    """Runs one command and ends the process with its exit code."""
+    try:
+        cli()
+    except DatabaseUnavailable as error:
+        cause = getattr(error.__cause__, "orig", None) or error.__cause__
+        _fail(f"The database cannot be reached: {cause}")
+    except OSError as error:
+        _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except BillingError as error:
+        _fail(error.message)
+    except (
+        _Failure,
+        SettingsError,
+        migrate.WrongRevision,
+        demo.NotEmpty,
+        imports.WrongHeader,
+    ) as error:
+        _fail(str(error))
+
+
+def _fail(message: str) -> None:
+    typer.echo(f"billing: {' '.join(message.split())}", err=True)
+    sys.exit(1)
+
+
+def _command(name: str | None = None, *, hidden: bool = False) -> Callable[[_Work], _Work]:
+    """Makes a coroutine function a command of the same name."""
+
+    def register(work: _Work) -> _Work:
+        @cli.command(name, hidden=hidden)
+        @wraps(work)
+        def run(*arguments: Any, **options: Any) -> None:
+            asyncio.run(work(*arguments, **options))
+
+        return work
+
+    return register
+
+
+@asynccontextmanager
+async def _migrated(settings: Settings) -> AsyncIterator[Database]:
+    """The database, at the revision this program needs."""
+    async with Database(settings.database_url) as database:
+        await migrate.check_revision(database)
+        yield database
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """Shows how far long work is, on a terminal only."""
+    is_terminal = sys.stderr.isatty()
+    with Progress(console=Console(stderr=True), transient=True, disable=not is_terminal) as bars:
+        yield bars
+
+
+@cli.command()
+def serve(
+    host: _Host = "127.0.0.1",
+    port: _Port = 8000,
+    workers: Annotated[int, typer.Option(min=1, help="How many processes serve.")] = 1,
+) -> None:
+    """Serves the GraphQL API. The database must be migrated."""
+
+    async def check() -> None:
+        async with _migrated(load_settings()):
+            pass
+
+    asyncio.run(check())
+    _check_free(host, port)
+    uvicorn.run("app.server:create_app", factory=True, host=host, port=port, workers=workers)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Tells in one line what the server would tell in many."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise _Failure(f"Cannot listen on {host}, port {port}: {error.strerror}") from None
+
+
+@_command("migrate")
+async def upgrade() -> None:
+    """Creates the tables, or brings them to the revision that this version needs."""
+    async with Database(load_settings().database_url) as database:
+        await migrate.migrate(database)
+    typer.echo(f"The database is at revision {migrate.revision_needed()}.")
+
+
+@_command()
+async def user_add(
+    user_id: _UserId,
+    email: Annotated[str | None, typer.Option(help="E-mail address.")] = None,
+    first_name: Annotated[str | None, typer.Option(help="First name.")] = None,
+    last_name: Annotated[str | None, typer.Option(help="Last name.")] = None,
+    sysadmin: Annotated[
+        bool | None, typer.Option("--sysadmin/--no-sysadmin", help="Sees and may do everything.")
+    ] = None,
+    service: Annotated[
+        bool | None,
+        typer.Option("--service/--human", help="A service, such as the AI gateway."),
+    ] = None,
+) -> None:
+    """Adds a user, or changes what is given of one; what is left out stays as it is."""
+    given: dict[str, Any] = {
+        "email": email,
+        "first_name": first_name,
+        "last_name": last_name,
+        "is_sys_admin": sysadmin,
+        "kind": None if service is None else UserKind.SERVICE if service else UserKind.HUMAN,
+    }
+    changes = {name: value for name, value in given.items() if value is not None}
+    async with _migrated(load_settings()) as database:
+        await directory.upsert_user(database, OPERATOR, user_id, changes)
+    typer.echo(f"User {user_id} is saved.")
+
+
+@_command()
+async def user_erase(user_id: _UserId) -> None:
+    """Blanks a user's names and e-mail address, in the audit trail too. It cannot be undone.
+
+    Account, history and id stay: the ledger must add up.
+    """
+    async with _migrated(load_settings()) as database:
+        if not await directory.erase_user(database, OPERATOR, user_id):
+            raise _Failure(f"There is no user {user_id}.")
+    typer.echo(f"Names and e-mail address of user {user_id} are erased.")
+
+
+@_command()
+async def token(
+    user_id: _UserId,
+    ttl: Annotated[
+        int, typer.Option(min=1, max=366 * _DAY, metavar="SECONDS", help="How long it is valid.")
+    ] = 3600,
+) -> None:
+    """Prints a bearer token for a user, and nothing else."""
+    settings = load_settings()
+    async with _migrated(settings) as database:
+        if not await _is_active(database, user_id):
+            raise _Failure(f"User {user_id} is unknown or disabled.")
+    typer.echo(issue_token(settings, user_id, ttl))
+
+
+async def _is_active(database: Database, user_id: str) -> bool:
+    async with database.read() as connection:
+        try:
+            await load_viewer(connection, user_id)
+        except Unauthenticated:
+            return False
+    return True
+
+
+@_command()
+async def seed_demo(
+    if_empty: Annotated[
+        bool, typer.Option("--if-empty", help="Do nothing where there are mandates already.")
+    ] = False,
+) -> None:
+    """Fills an empty database with five mandates and a year of usage. For development alone."""
+    settings = _of_development(load_settings())
+    try:
+        async with _migrated(settings) as database:
+            with _progress() as bars:
+                task = bars.add_task("Booking demo usage", total=None)
+                booked = await demo.seed_demo(
+                    database,
+                    datetime.now(UTC),
+                    advance=lambda done, total: bars.update(task, completed=done, total=total),
+                )
+    except demo.NotEmpty as error:
+        if not if_empty:
+            raise
+        typer.echo(error)
+    else:
+        typer.echo(f"Five mandates with {booked:,} usage events are booked.")
+
+
+@_command(hidden=True)
+async def demo_tokens(host: _Host = "127.0.0.1", port: _Port = 8000) -> None:
+    """Prints where GraphiQL is, and for a demo user of each role the line to paste."""
+    settings = _of_development(load_settings())
+    async with _migrated(settings) as database:
+        bearers = {
+            f"{role} ({user_id})": f"Bearer {issue_token(settings, user_id, _DAY)}"
+            for role, user_id in demo.ROLES.items()
+            if await _is_active(database, user_id)
+        }
+    address = f"http://{host}:{port}/graphql"
+    typer.echo(f"GraphiQL: {address}\n")
+    if not bearers:
+        typer.echo("There are no demo users here: `billing token ID` prints a token.")
+        return
+    typer.echo("As whom to ask, for the Headers of GraphiQL:")
+    for shown, bearer in bearers.items():
+        typer.echo(f'\n{shown}\n{{"Authorization": "{bearer}"}}')
+    typer.echo("\nThe same for a shell:")
+    body = '{"query": "{ viewer { user { displayName } } balances { mandate { name } balance } }"}'
+    for shown, bearer in bearers.items():
+        typer.echo(
+            f"\n# {shown}\ncurl {address} -H 'Authorization: {bearer}'"
+            f" -H 'Content-Type: application/json' -d '{body}'"
+        )
+
+
+def _of_development(settings: Settings) -> Settings:
+    if settings.environment == Environment.PRODUCTION:
+        raise _Failure("Demo data has no place in production.")
+    return settings
+
+
+@_command()
+async def import_usage(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A CSV file in UTF-8.")],
+    create_missing: Annotated[
+        bool,
+        typer.Option(
+            "--create-missing", help="Create mandates, users and memberships that the file names."
+        ),
+    ] = False,
+) -> None:
+    """Books the usage events of a CSV file that are not booked yet, however old they are."""
+    settings = load_settings()
+    async with _migrated(settings) as database:
+        with (
+            _progress() as bars,
+            bars.open(
+                file,
+                "r",
+                encoding="utf-8-sig",
+                errors="surrogateescape",  # so that one bad row is one rejected row
+                newline="",
+                description="Importing",
+            ) as lines,
+        ):
+            report = await imports.import_usage(
+                database, lines, settings.providers, create_missing=create_missing
+            )
+    recorded, duplicate, rejected = (report.outcomes[outcome] for outcome in UsageOutcome)
+    typer.echo(
+        f"{recorded} recorded, {duplicate} duplicate, {rejected} rejected in"
+        f" {report.seconds:.1f} s, {report.rows / report.seconds:.0f} rows per second"
+    )
+    for row in report.rejected:
+        typer.echo(f"line {row.line}: {row.reason}", err=True)
+    if rejected > len(report.rejected):
+        typer.echo(f"and {rejected - len(report.rejected)} more", err=True)
+    if rejected:
+        raise typer.Exit(1)
+
+
+@_command()
+async def verify_ledger() -> None:
+    """Computes every stored figure again from the transactions, while others write."""
+    wrong = 0
+    async with _migrated(load_settings()) as database:
+        async with database.read() as connection:
+            query = select(mandates.c.id).order_by(mandates.c.id)
+            mandate_ids = (await connection.execute(query)).scalars().all()
+        with _progress() as bars:
+            for mandate_id in bars.track(mandate_ids, description="Verifying"):
+                async with database.snapshot() as connection:
+                    for mismatch in await verify.verify_ledger(connection, mandate_id):
+                        wrong += 1
+                        typer.echo(mismatch)
+    if wrong:
+        raise _Failure(f"{wrong} figures do not follow from the transactions.")
+    typer.echo(f"{len(mandate_ids)} mandates: every figure follows from the transactions.")
+
+
+@cli.command()
+def export_schema(
+    file: Annotated[
+        Path | None, typer.Argument(metavar="[FILE]", help="Where to write it, else to stdout.")
+    ] = None,
+) -> None:
+    """Prints the GraphQL schema in its own language, for clients to generate types from."""
+    from app.server import schema_text  # noqa: PLC0415  (no other command needs GraphQL)
+
+    if file is None:
+        typer.echo(schema_text(), nl=False)
+    else:
+        file.write_text(schema_text(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
