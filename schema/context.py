@@ -33,5 +33,9 @@ class Context:
     def load(self) -> Loaders:
         return Loaders(self.database, self.viewer)
 
+    def forget(self) -> None:
+        """Drops what was loaded before a change: a request may hold several, and shows what each made."""
+        self.__dict__.pop("load", None)
+
 
 Info = strawberry.Info[Context, None]

@@ -51,6 +51,8 @@ def mutation(
 
         @wraps(resolver)
         async def resolve(*args: P.args, **kwargs: P.kwargs) -> Any:
+            info: Any = kwargs["info"]
+            info.context.forget()
             try:
                 return await resolver(*args, **kwargs)
             except BillingError as error:
