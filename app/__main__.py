@@ -4,6 +4,7 @@ An expected failure is one line on stderr and exit code 1; a traceback is a bug.
 """
 
 import asyncio
+import json
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
@@ -42,8 +43,6 @@ cli = typer.Typer(
 _DAY = 24 * 60 * 60
 _Work = Callable[..., Coroutine[Any, Any, None]]
 _UserId = Annotated[str, typer.Argument(metavar="ID", help="The user's id, as in tokens.")]
-_Host = Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 for every one.")]
-_Port = Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")]
 
 
 class _Failure(Exception):
@@ -76,11 +75,11 @@ def _fail(message: str) -> None:
     sys.exit(1)
 
 
-def _command(name: str | None = None, *, hidden: bool = False) -> Callable[[_Work], _Work]:
+def _command(name: str | None = None) -> Callable[[_Work], _Work]:
     """Makes a coroutine function a command of the same name."""
 
     def register(work: _Work) -> _Work:
-        @cli.command(name, hidden=hidden)
+        @cli.command(name)
         @wraps(work)
         def run(*arguments: Any, **options: Any) -> None:
             asyncio.run(work(*arguments, **options))
@@ -108,19 +107,43 @@ def _progress() -> Iterator[Progress]:
 
 @cli.command()
 def serve(
-    host: _Host = "127.0.0.1",
-    port: _Port = 8000,
+    host: Annotated[
+        str, typer.Option(help="The address to listen on; 0.0.0.0 for every one.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="How many processes serve.")] = 1,
+    demo_users: Annotated[
+        bool, typer.Option("--demo", help="Print a token for a demo user of each role first.")
+    ] = False,
 ) -> None:
     """Serves the GraphQL API. The database must be migrated."""
+    settings = load_settings()
 
-    async def check() -> None:
-        async with _migrated(load_settings()):
-            pass
+    async def prepare() -> None:
+        async with _migrated(settings) as database:
+            _check_free(host, port)
+            if demo_users and settings.environment == Environment.DEVELOPMENT:
+                await _print_demo(settings, database, f"http://{host}:{port}/graphql")
 
-    asyncio.run(check())
-    _check_free(host, port)
+    asyncio.run(prepare())
     uvicorn.run("app.server:create_app", factory=True, host=host, port=port, workers=workers)
+
+
+async def _print_demo(settings: Settings, database: Database, address: str) -> None:
+    """Where GraphiQL is, and for a demo user of each role the lines to paste."""
+    typer.echo(f"GraphiQL: {address} (paste the braces of a user below into its Headers)\n")
+    query = json.dumps({"query": "{ balances { mandate { name } balance available } }"})
+    for role, user_id in demo.ROLES.items():
+        if await _is_active(database, user_id):
+            bearer = f"Bearer {issue_token(settings, user_id, _DAY)}"
+            typer.echo(
+                f"As {user_id}, {role}:\n"
+                f'{{"Authorization": "{bearer}"}}\n'
+                f"curl {address} -H 'Authorization: {bearer}'"
+                f" -H 'Content-Type: application/json' -d '{query}'\n"
+            )
+        else:
+            typer.echo(f"There is no {user_id} in this database: `billing token ID` helps.\n")
 
 
 def _check_free(host: str, port: int) -> None:
@@ -213,7 +236,11 @@ async def seed_demo(
     ] = False,
 ) -> None:
     """Fills an empty database with five mandates and a year of usage. For development alone."""
-    settings = _of_development(load_settings())
+    settings = load_settings()
+    if settings.environment == Environment.PRODUCTION:
+        if not if_empty:
+            raise _Failure("Demo data has no place in production.")
+        return
     try:
         async with _migrated(settings) as database:
             with _progress() as bars:
@@ -229,39 +256,6 @@ async def seed_demo(
         typer.echo(error)
     else:
         typer.echo(f"Five mandates with {booked:,} usage events are booked.")
-
-
-@_command(hidden=True)
-async def demo_tokens(host: _Host = "127.0.0.1", port: _Port = 8000) -> None:
-    """Prints where GraphiQL is, and for a demo user of each role the line to paste."""
-    settings = _of_development(load_settings())
-    async with _migrated(settings) as database:
-        bearers = {
-            f"{role} ({user_id})": f"Bearer {issue_token(settings, user_id, _DAY)}"
-            for role, user_id in demo.ROLES.items()
-            if await _is_active(database, user_id)
-        }
-    address = f"http://{host}:{port}/graphql"
-    typer.echo(f"GraphiQL: {address}\n")
-    if not bearers:
-        typer.echo("There are no demo users here: `billing token ID` prints a token.")
-        return
-    typer.echo("As whom to ask, for the Headers of GraphiQL:")
-    for shown, bearer in bearers.items():
-        typer.echo(f'\n{shown}\n{{"Authorization": "{bearer}"}}')
-    typer.echo("\nThe same for a shell:")
-    body = '{"query": "{ viewer { user { displayName } } balances { mandate { name } balance } }"}'
-    for shown, bearer in bearers.items():
-        typer.echo(
-            f"\n# {shown}\ncurl {address} -H 'Authorization: {bearer}'"
-            f" -H 'Content-Type: application/json' -d '{body}'"
-        )
-
-
-def _of_development(settings: Settings) -> Settings:
-    if settings.environment == Environment.PRODUCTION:
-        raise _Failure("Demo data has no place in production.")
-    return settings
 
 
 @_command()
@@ -315,9 +309,10 @@ async def verify_ledger() -> None:
         with _progress() as bars:
             for mandate_id in bars.track(mandate_ids, description="Verifying"):
                 async with database.snapshot() as connection:
-                    for mismatch in await verify.verify_ledger(connection, mandate_id):
-                        wrong += 1
-                        typer.echo(mismatch)
+                    mismatches = await verify.verify_ledger(connection, mandate_id)
+                wrong += len(mismatches)
+                for mismatch in mismatches:
+                    typer.echo(mismatch)
     if wrong:
         raise _Failure(f"{wrong} figures do not follow from the transactions.")
     typer.echo(f"{len(mandate_ids)} mandates: every figure follows from the transactions.")

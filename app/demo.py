@@ -25,7 +25,12 @@ from app.database import Database
 
 SEED = 1
 SYSADMIN, ADMIN, MEMBER, GATEWAY = "demo-sysadmin", "university-admin", "member-one", "gateway"
-ROLES = {"sysadmin": SYSADMIN, "mandate admin": ADMIN, "member": MEMBER, "gateway": GATEWAY}
+ROLES = {
+    "a sysadmin": SYSADMIN,
+    "a mandate admin": ADMIN,
+    "a member": MEMBER,
+    "the AI gateway": GATEWAY,
+}
 """One user of each role, to try the API as."""
 BLOCKED, IN_WARNING = "member-two", "member-three"
 """Users whose account at the university is empty, and nearly so."""
