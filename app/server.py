@@ -24,6 +24,7 @@ from app.database import Database, DatabaseUnavailable
 from app.migrate import check_revision
 from schema import schema
 from schema.context import Context
+from schema.errors import hide
 
 _STATUS = {"UNAUTHENTICATED": 401, "UNAVAILABLE": 503}
 
@@ -49,6 +50,10 @@ class GraphQLView(GraphQL[Context, None]):
             response = _refusal(message, "UNAVAILABLE", 503)
         except HTTPException as error:
             response = _refusal(error.reason, "BAD_USER_INPUT", error.status_code)
+        except Exception as error:
+            request_id = uuid.uuid4().hex
+            message = hide(error, request_id)
+            response = _refusal(message, "INTERNAL", 500, requestId=request_id)
         await response(scope, receive, send)
 
     async def get_context(
@@ -101,8 +106,8 @@ def _code(error: Any) -> str | None:
     return (error.get("extensions") or {}).get("code")
 
 
-def _refusal(message: str, code: str, status: int) -> Response:
-    body = {"errors": [{"message": message, "extensions": {"code": code}}]}
+def _refusal(message: str, code: str, status: int, **extensions: str) -> Response:
+    body = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}
     headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
     return Response(orjson.dumps(body), status, headers, media_type="application/json")
 

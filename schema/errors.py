@@ -79,6 +79,12 @@ def shorten(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
 
 
+def hide(cause: BaseException, request_id: str) -> str:
+    """Logs what was not expected; returns all that a client is told of it."""
+    logger.error("request %s failed", request_id, exc_info=cause)
+    return f"Something went wrong on our side. Quote request {request_id}."
+
+
 def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
     """Gives each error its `extensions.code` and hides the words of what was not expected."""
     request_id = context.context.request_id if context and context.context else ""
@@ -98,7 +104,6 @@ def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
             extensions["code"] = "UNAVAILABLE"
             error.message = "The database cannot be reached at the moment: try again."
         else:
-            logger.error("request %s failed", request_id, exc_info=cause)
             extensions |= {"code": "INTERNAL", "requestId": request_id}
-            error.message = f"Something went wrong on our side. Quote request {request_id}."
+            error.message = hide(cause, request_id)
         error.extensions = extensions

@@ -9,6 +9,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+import threading
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
@@ -140,6 +141,15 @@ async def database(database_url: str) -> AsyncIterator[Database]:
     """The pools of that database."""
     async with Database(database_url) as database:
         yield database
+
+
+@pytest.fixture
+async def loop_outlives_sqlite() -> AsyncIterator[None]:
+    """The thread of a connection that could not be opened answers its loop once more."""
+    yield
+    for thread in threading.enumerate():
+        if "_connection_worker" in thread.name:
+            await asyncio.to_thread(thread.join, 5)
 
 
 @contextmanager

@@ -1,5 +1,4 @@
 import asyncio
-import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import app.database
 from app.database import Database, DatabaseUnavailable
 from tests.world import fresh
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("loop_outlives_sqlite")]
 
 IDS = text("SELECT id FROM mandate ORDER BY id")
 
@@ -28,15 +27,6 @@ async def insert(connection: AsyncConnection, mandate_id: str) -> None:
 async def stored(database: Database) -> list[Any]:
     async with database.read() as connection:
         return list((await connection.execute(IDS)).scalars())
-
-
-@pytest.fixture(autouse=True)
-async def loop_outlives_sqlite() -> AsyncIterator[None]:
-    """The thread of a connection that could not be opened answers its loop once more."""
-    yield
-    for thread in threading.enumerate():
-        if "_connection_worker" in thread.name:
-            await asyncio.to_thread(thread.join, 5)
 
 
 @pytest.fixture
