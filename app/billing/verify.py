@@ -118,12 +118,12 @@ async def _verify_accounts(connection: AsyncConnection, mandate_id: str) -> Asyn
             account, figures, before = row, dict.fromkeys(_FIGURES, 0), 0
         if row.sequence is None:  # an account without transactions
             continue
-        place = f"of transaction {row.sequence}"
+        place = f"transaction {row.sequence}"
         if row.sequence != figures["sequence"] + 1:
             yield Mismatch(
                 mandate_id,
                 row.id,
-                f"the sequence {place}",
+                f"the sequence of {place}",
                 str(row.sequence),
                 str(figures["sequence"] + 1),
             )
