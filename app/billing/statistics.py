@@ -14,14 +14,15 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from aiodataloader import DataLoader
-from sqlalchemy import ColumnElement, Select, case, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Select, Table, case, func, literal, select, union_all
 
 from app.billing.directory import find_mandate, time_zones
 from app.billing.errors import BadInput
 from app.billing.models import ReferenceType, daily_usage, transactions
 from app.billing.money import ZERO
+from app.billing.paging import check_wanted
 from app.billing.periods import PeriodType, bucket_days, day_start
-from app.billing.types import ID_LENGTH, exact_sum
+from app.billing.types import exact_sum
 from app.billing.viewer import Viewer
 from app.database import Database
 
@@ -74,7 +75,7 @@ class _Usage:
 
     rows: Sequence[ColumnElement[bool]]
     keys: Mapping[str, ColumnElement[Any]]
-    """By dimension, "" for none, and `_BUCKET` for the place of the bucket."""
+    """By dimension, "" or NULL for none, and `_BUCKET` for the place of the bucket."""
     cost: ColumnElement[Decimal]
     count: ColumnElement[int]
 
@@ -183,15 +184,10 @@ async def find_statistics(
 
 
 def _check_filter(usage_filter: UsageFilter) -> None:
-    """Refuses names that no usage can have; an unknown user is no fault and finds nothing."""
-    for name, value in {
-        "aicoreProvider": usage_filter.aicore_provider,
-        "aicoreModel": usage_filter.aicore_model,
-        "featureCode": usage_filter.feature_code,
-        "workflowId": usage_filter.workflow_id,
-    }.items():
-        if value is not None and (not 1 <= len(value) <= ID_LENGTH or "\0" in value):
-            raise BadInput(f"filter.{name} must be 1 to {ID_LENGTH} characters without NUL.")
+    check_wanted(usage_filter.aicore_provider, "aicoreProvider")
+    check_wanted(usage_filter.aicore_model, "aicoreModel")
+    check_wanted(usage_filter.feature_code, "featureCode")
+    check_wanted(usage_filter.workflow_id, "workflowId")
 
 
 def _rolled_up(
@@ -199,15 +195,14 @@ def _rolled_up(
 ) -> _Usage:
     """Usage by the mandate's own days."""
     columns = daily_usage.c
-    keys = {dimension.value: columns[dimension] for dimension in UsageDimension}
     return _Usage(
         rows=[
             columns.mandate_id == mandate_id,
             columns.local_date >= days[0],
             columns.local_date < days[-1],
-            *_matching(keys, only_user, usage_filter),
+            *_matching(daily_usage, only_user, usage_filter),
         ],
-        keys={**keys, _BUCKET: _bucket(columns.local_date, days)},
+        keys=_keys(daily_usage, columns.local_date, days),
         cost=columns.cost,
         count=columns.transaction_count,
     )
@@ -218,34 +213,35 @@ def _posted(
 ) -> _Usage:
     """Usage by any instants, from the ledger."""
     columns = transactions.c
-    # Not the bare columns, so that the range of time chooses the index and no user's whole history.
-    keys = {dimension.value: func.coalesce(columns[dimension], "") for dimension in UsageDimension}
     rows = [
         columns.mandate_id == mandate_id,
         columns.occurred_at >= edges[0],
         columns.occurred_at < edges[-1],
         columns.reference_type == ReferenceType.USAGE,
-        *_matching(keys, only_user, usage_filter),
+        *_matching(transactions, only_user, usage_filter),
     ]
     if usage_filter.workflow_id is not None:
         rows.append(columns.workflow_id == usage_filter.workflow_id)
     return _Usage(
         rows=rows,
-        keys={**keys, _BUCKET: _bucket(columns.occurred_at, edges)},
+        keys=_keys(transactions, columns.occurred_at, edges),
         cost=columns.amount,
         count=literal(1),
     )
 
 
 def _matching(
-    keys: Mapping[str, ColumnElement[Any]], only_user: str | None, usage_filter: UsageFilter
+    table: Table, only_user: str | None, usage_filter: UsageFilter
 ) -> list[ColumnElement[bool]]:
-    wanted = [(name, getattr(usage_filter, name)) for name in keys]
+    wanted = [(dimension, getattr(usage_filter, dimension)) for dimension in UsageDimension]
     wanted.append((UsageDimension.USER, only_user))
-    return [keys[name] == value for name, value in wanted if value is not None]
+    return [table.c[dimension] == value for dimension, value in wanted if value is not None]
 
 
-def _bucket(moment: ColumnElement[Any], edges: Sequence[date]) -> ColumnElement[str]:
-    """The place, from 0, of the bucket that a moment within the range falls into."""
+def _keys(
+    table: Table, moment: ColumnElement[Any], edges: Sequence[date]
+) -> dict[str, ColumnElement[Any]]:
+    """The dimensions, and the place from 0 of the bucket that a moment in the range falls into."""
     later = [(moment < edge, str(place)) for place, edge in enumerate(edges[1:-1])]
-    return case(*later, else_=str(len(later))) if later else literal("0")
+    bucket = case(*later, else_=str(len(later))) if later else literal("0")
+    return {**{dimension: table.c[dimension] for dimension in UsageDimension}, _BUCKET: bucket}
