@@ -1,3 +1,4 @@
+import asyncio
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
@@ -331,3 +332,44 @@ async def test_a_lost_update_cannot_be_written(database: Database) -> None:
     with pytest.raises(Exception, match=r"(?i)check"):
         await set_account(database, balance=ZERO)
     assert await dump(database) == before
+
+
+async def test_an_account_is_locked_by_one_unit_at_a_time(
+    database: Database, database_url: str
+) -> None:
+    await add_mandate(database, model=BillingModel.PREPAY_USER)
+    await post(database, (DEBIT, USAGE, 1))
+    order: list[str] = []
+
+    async def work(ledger: Ledger, name: str) -> None:
+        await ledger.lock_paying_accounts(["alice"])
+        order.append(name)
+        await asyncio.sleep(0.1)
+        order.append(name)
+
+    async with Database(database_url) as other:  # as another process
+        await asyncio.gather(
+            in_ledger(database, MANDATE, lambda ledger: work(ledger, "a")),
+            in_ledger(other, MANDATE, lambda ledger: work(ledger, "b")),
+        )
+    assert order in (["a", "a", "b", "b"], ["b", "b", "a", "a"])
+
+
+async def test_settings_change_between_units_only(database: Database, database_url: str) -> None:
+    await add_mandate(database, default_user_credit=Decimal(1))
+    locked = asyncio.Event()
+    order: list[str] = []
+
+    async def work(ledger: Ledger) -> None:
+        locked.set()
+        await asyncio.sleep(0.1)
+        order.append("judged")
+
+    async def change(other: Database) -> None:
+        await locked.wait()
+        await change_settings(other, default_user_credit=Decimal(2))
+        order.append("changed")
+
+    async with Database(database_url) as other:
+        await asyncio.gather(in_ledger(database, MANDATE, work), change(other))
+    assert order == ["judged", "changed"]
