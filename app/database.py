@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Self, TypeVar
 
+import aiosqlite
 from sqlalchemy import Connection, event, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -61,7 +62,9 @@ class Database:
         address = address.set(drivername=_DRIVERS.get(address.drivername, address.drivername))
         self.is_sqlite = address.get_backend_name() == "sqlite"
         if self.is_sqlite:
-            options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
+            options: dict[str, Any] = {
+                "connect_args": {"timeout": BUSY_SECONDS, "async_creator_fn": _open_sqlite}
+            }
             # One writer a process: the others queue in memory and not in SQLite's unfair busy loop.
             self._writer = create_async_engine(
                 address, pool_size=1, max_overflow=0, pool_timeout=30, **options
@@ -173,6 +176,17 @@ def _sqlstate(error: DBAPIError) -> str:
 def _sqlite_code(error: DBAPIError) -> int:
     """The extended result code; 0 where the error is not SQLite's."""
     return int(getattr(error.orig, "sqlite_errorcode", 0))
+
+
+async def _open_sqlite(*arguments: Any, **options: Any) -> aiosqlite.Connection:
+    """Where a file cannot be opened, the thread that tried still needs the loop: it is waited for."""
+    connection = aiosqlite.connect(*arguments, **options)
+    connection._thread.daemon = True
+    try:
+        return await connection
+    except sqlite3.Error:
+        await asyncio.to_thread(connection._thread.join)
+        raise
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

@@ -1,0 +1,386 @@
+"""The command line: what each command does and prints, and that a failure is one line and exit code 1."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+from rich.progress import Progress
+
+from app.__main__ import main
+from app.auth import Authenticator
+from app.billing.models import UserKind, mandates, transactions, users
+from app.config import load_settings
+from app.database import Database
+from app.imports import HEADER
+from app.migrate import revision_needed
+from app.server import schema_text
+from tests.world import (
+    MANDATE,
+    add_mandate,
+    add_user,
+    dump,
+    read_rows,
+    record,
+    run_sql,
+    usage_event,
+)
+
+Billing = Callable[..., tuple[int, str, str]]
+OnDatabase = Callable[..., Any]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Billing:
+    """Runs a command without any setting and returns its exit code and what it wrote."""
+    for name in list(os.environ):
+        if name.startswith("BILLING_"):
+            monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["billing", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def billing(command: Billing, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Billing:
+    """Runs a command on an empty, migrated database."""
+    monkeypatch.setenv("BILLING_DATABASE_URL", database_url)
+    return command
+
+
+@pytest.fixture
+def on_database(database_url: str) -> OnDatabase:
+    """Runs a coroutine function on that database."""
+
+    def run(work: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
+        async def connected() -> Any:
+            async with Database(database_url) as database:
+                return await work(database, *arguments, **options)
+
+        return asyncio.run(connected())
+
+    return run
+
+
+def failure(message: str) -> tuple[int, str, str]:
+    return 1, "", f"billing: {message}\n"
+
+
+def test_help_names_every_command(command: Billing) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    for name in (
+        "serve",
+        "migrate",
+        "user-add",
+        "user-erase",
+        "token",
+        "seed-demo",
+        "import-usage",
+        "verify-ledger",
+        "export-schema",
+    ):
+        assert f" {name} " in out
+        assert command(name, "--help")[0] == 0
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["token"], ["token", "root", "--ttl", "0"], ["serve", "--port", "x"]],
+)
+def test_a_wrong_use_ends_with_2(command: Billing, arguments: list[str]) -> None:
+    code, out, error = command(*arguments)
+    assert (code, out) == (2, "")
+    assert "Usage: billing" in error
+
+
+def test_it_runs_as_a_module() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "app", "--help"], capture_output=True, text=True, check=True
+    )
+    assert "import-usage" in done.stdout
+
+
+def test_wrong_settings_are_one_line(command: Billing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_DATABASE_URL", "mysql://root:hunter2@localhost/billing")
+    monkeypatch.setenv("BILLING_JWT_SECRET", "hunter3")
+    message = (
+        "BILLING_DATABASE_URL must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE;"
+        " BILLING_JWT_SECRET must have at least 32 bytes."
+    )
+    for name in ("serve", "migrate", "verify-ledger"):
+        assert command(name) == failure(message)
+
+
+@pytest.mark.parametrize("name", ["serve", "migrate", "verify-ledger"])
+def test_no_database(
+    command: Billing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    monkeypatch.setenv("BILLING_DATABASE_URL", "postgresql://root:hunter2@127.0.0.1:1/billing")
+    code, out, error = command(name)
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    assert error.startswith("billing: The database cannot be reached: ")
+    assert "hunter2" not in error
+    monkeypatch.setenv("BILLING_DATABASE_URL", f"sqlite:///{tmp_path}/none/billing.db")
+    assert command(name) == failure("The database cannot be reached: unable to open database file")
+
+
+def test_migrate_from_nothing_and_again(
+    command: Billing, monkeypatch: pytest.MonkeyPatch, blank_database_url: str
+) -> None:
+    monkeypatch.setenv("BILLING_DATABASE_URL", blank_database_url)
+    needed = revision_needed()
+    message = (
+        f"The database is at revision none and this program needs {needed}: run `billing migrate`."
+    )
+    for arguments in (["token", "root"], ["serve"], ["verify-ledger"], ["seed-demo"]):
+        assert command(*arguments) == failure(message)
+    for _ in range(2):
+        assert command("migrate") == (0, f"The database is at revision {needed}.\n", "")
+    assert command("token", "root") == failure("User root is unknown or disabled.")
+
+
+def test_migrate_on_a_database_of_a_newer_version(
+    billing: Billing, database_url: str, on_database: OnDatabase
+) -> None:
+    if not database_url.startswith("sqlite"):
+        return  # the tests share one PostgreSQL database, and it must keep its revision
+    on_database(run_sql, "UPDATE alembic_version SET version_num = '9999'")
+    for name in ("migrate", "serve"):
+        code, out, error = billing(name)
+        assert (code, out) == (1, "")
+        assert error.startswith("billing: The database is at revision 9999, which this program")
+
+
+def test_user_add_keeps_what_is_left_out(billing: Billing, on_database: OnDatabase) -> None:
+    def row() -> Any:
+        [found] = on_database(read_rows, users)
+        return found
+
+    done = (0, "User root is saved.\n", "")
+    assert billing("user-add", "root", "--sysadmin", "--email", "root@example.com") == done
+    assert (row().is_sys_admin, row().kind, row().enabled) == (True, UserKind.HUMAN, True)
+    assert billing("user-add", "root", "--first-name", "Root", "--last-name", "User") == done
+    assert (row().email, row().first_name, row().last_name) == ("root@example.com", "Root", "User")
+    assert row().is_sys_admin
+    assert billing("user-add", "root", "--no-sysadmin", "--service") == done
+    assert (row().is_sys_admin, row().kind) == (False, UserKind.SERVICE)
+    before = on_database(dump)
+    assert billing("user-add", "root") == done
+    assert billing("user-add", "root", "--email", "none")[0] == 1
+    assert billing("user-add", " root") == failure(
+        "id must be printable characters without blanks around them."
+    )
+    assert on_database(dump) == before
+
+
+def test_user_erase(billing: Billing, on_database: OnDatabase) -> None:
+    billing("user-add", "alice", "--email", "alice@example.com", "--first-name", "Alice")
+    code, out, error = billing("user-erase", "alice")
+    assert (code, out, error) == (0, "Names and e-mail address of user alice are erased.\n", "")
+    assert "alice@example.com" not in str(on_database(dump))
+    assert billing("user-erase", "bob") == failure("There is no user bob.")
+
+
+def test_token_prints_a_token_alone(billing: Billing, on_database: OnDatabase) -> None:
+    on_database(add_user, "alice")
+    code, out, error = billing("token", "alice", "--ttl", "60")
+    assert (code, error) == (0, "")
+    assert Authenticator(load_settings()).subject(out.removesuffix("\n")) == "alice"
+
+
+def test_no_token_for_who_may_not_ask(billing: Billing, on_database: OnDatabase) -> None:
+    on_database(add_user, "alice", enabled=False)
+    for user_id in ("alice", "bob"):
+        assert billing("token", user_id) == failure(f"User {user_id} is unknown or disabled.")
+
+
+def usage_file(path: Path, *rows: str) -> str:
+    file = path / "usage.csv"
+    file.write_text("\n".join([",".join(HEADER), *rows]), encoding="utf-8-sig")
+    return str(file)
+
+
+GOOD = f"a,{MANDATE},alice,2026-08-01T12:00:00Z,0.5,openai,gpt-4o,,,"
+
+
+def test_import_usage_twice(billing: Billing, on_database: OnDatabase, tmp_path: Path) -> None:
+    file = usage_file(tmp_path, GOOD)
+    code, out, error = billing("import-usage", file, "--create-missing")
+    assert (code, error) == (0, "")
+    assert out.startswith("1 recorded, 0 duplicate, 0 rejected in ")
+    assert out.endswith(" rows per second\n")
+    before = on_database(dump)
+    code, out, error = billing("import-usage", file)
+    assert (code, error) == (0, "")
+    assert out.startswith("0 recorded, 1 duplicate, 0 rejected in ")
+    assert on_database(dump) == before
+
+
+def test_import_usage_with_rejected_rows(
+    billing: Billing, on_database: OnDatabase, tmp_path: Path
+) -> None:
+    on_database(add_mandate)
+    file = usage_file(tmp_path, "word", GOOD, *["word"] * 24)
+    code, out, error = billing("import-usage", file)
+    assert code == 1
+    assert out.startswith("1 recorded, 0 duplicate, 25 rejected in ")
+    said = error.splitlines()
+    assert said[0] == "line 2: The row has 1 columns instead of 10."
+    assert said[1].startswith("line 4: ")
+    assert said[20:] == ["and 5 more"]
+    assert len(on_database(read_rows, transactions)) == 1
+
+
+def test_import_usage_of_no_such_file(billing: Billing, tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.csv")
+    assert billing("import-usage", missing) == failure(f"{missing}: No such file or directory")
+    assert billing("import-usage", str(tmp_path)) == failure(f"{tmp_path}: Is a directory")
+    other = tmp_path / "other.csv"
+    other.write_bytes(b"\xff\xfe,\x00\n")
+    code, out, error = billing("import-usage", str(other))
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    assert error.startswith("billing: The first line must be idempotency_key,")
+
+
+def test_a_progress_bar_on_a_terminal_alone(
+    billing: Billing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[bool] = []
+    monkeypatch.setattr(Progress, "start", lambda self: shown.append(not self.disable))
+    file = usage_file(tmp_path, GOOD)
+    billing("import-usage", file, "--create-missing")
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    billing("import-usage", file)
+    assert (shown[0], shown[-1]) == (False, True)
+
+
+def test_verify_ledger(billing: Billing, on_database: OnDatabase) -> None:
+    on_database(add_mandate)
+    on_database(record, usage_event(5))
+    sound = (0, "1 mandates: every figure follows from the transactions.\n", "")
+    assert billing("verify-ledger") == sound
+    on_database(run_sql, "UPDATE account SET sequence = 7")
+    on_database(run_sql, "UPDATE daily_usage SET cost = 0")
+    code, out, error = billing("verify-ledger")
+    assert (code, out.count("\n")) == (1, 2)
+    assert out.startswith(f"mandate {MANDATE}, account ")
+    assert "sequence is 7 and must be 1\n" in out
+    assert error == "billing: 2 figures do not follow from the transactions.\n"
+
+
+def test_export_schema(command: Billing, tmp_path: Path) -> None:
+    assert command("export-schema") == (0, schema_text(), "")
+    file = tmp_path / "schema.graphql"
+    assert command("export-schema", str(file)) == (0, "", "")
+    assert file.read_text(encoding="utf-8") == schema_text()
+    nowhere = tmp_path / "none" / "schema.graphql"
+    assert command("export-schema", str(nowhere)) == failure(
+        f"{nowhere}: No such file or directory"
+    )
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """With what the server would have been started."""
+    calls: list[dict[str, Any]] = []
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: calls.append({"app": app} | options))
+    return calls
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return str(taken.getsockname()[1])
+
+
+def test_serve(billing: Billing, served: list[dict[str, Any]]) -> None:
+    port = free_port()
+    assert billing("serve", "--port", port, "--workers", "2") == (0, "", "")
+    [options] = served
+    assert options == {
+        "app": "app.server:create_app",
+        "factory": True,
+        "host": "127.0.0.1",
+        "port": int(port),
+        "workers": 2,
+    }
+
+
+def test_serve_where_something_listens(billing: Billing, served: list[dict[str, Any]]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        assert billing("serve", "--port", port) == failure(
+            f"Cannot listen on 127.0.0.1, port {port}: Address already in use"
+        )
+    assert served == []
+
+
+def test_serve_demo_prints_a_token_for_each_role(
+    billing: Billing, on_database: OnDatabase, served: list[dict[str, Any]]
+) -> None:
+    people = ["demo-sysadmin", "university-admin", "member-one", "gateway"]
+    for user_id in people:
+        on_database(add_user, user_id)
+    port = free_port()
+    code, out, _ = billing("serve", "--demo", "--port", port)
+    assert (code, len(served)) == (0, 1)
+    assert f"http://127.0.0.1:{port}/graphql" in out
+    headers = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    tokens = [header["Authorization"].removeprefix("Bearer ") for header in headers]
+    authenticator = Authenticator(load_settings())
+    assert [authenticator.subject(token) for token in tokens] == people
+    curls = [line for line in out.splitlines() if line.startswith("curl ")]
+    assert all(token in curl for token, curl in zip(tokens, curls, strict=True))
+
+
+def in_production(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BILLING_ENVIRONMENT", "production")
+    monkeypatch.setenv("BILLING_JWT_SECRET", "s" * 32)
+    monkeypatch.setenv("BILLING_JWT_AUDIENCE", "billing")
+    monkeypatch.setenv("BILLING_JWT_ISSUER", "platform")
+
+
+def test_no_demo_in_production(
+    billing: Billing,
+    on_database: OnDatabase,
+    served: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    in_production(monkeypatch)
+    on_database(add_user, "gateway")
+    assert billing("seed-demo") == failure("Demo data has no place in production.")
+    assert billing("seed-demo", "--if-empty") == (0, "", "")
+    assert on_database(read_rows, mandates) == []
+    assert billing("serve", "--demo", "--port", free_port()) == (0, "", "")
+    assert len(served) == 1
+
+
+def test_seed_demo_leaves_other_data_alone(billing: Billing, on_database: OnDatabase) -> None:
+    on_database(add_mandate)
+    before = on_database(dump)
+    message = "The database has mandates already: demo data needs an empty one."
+    assert billing("seed-demo") == failure(message)
+    assert billing("seed-demo", "--if-empty") == (0, f"{message}\n", "")
+    assert on_database(dump) == before
+
+
+def test_seed_demo(
+    billing: Billing, on_database: OnDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.demo._DAYS", 5)
+    code, out, error = billing("seed-demo", "--if-empty")
+    assert (code, error) == (0, "")
+    assert out.startswith("Five mandates with ")
+    assert len(on_database(read_rows, mandates)) == 5
