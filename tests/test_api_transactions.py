@@ -314,7 +314,7 @@ async def test_filters(database: Database, api: Api) -> None:
         ({"referenceType": "SYSTEM"}, ""),
         ({"userId": "bob"}, "c2 u3 u4"),
         ({"accountId": paid_in.account_id}, "c1 u1 u2"),
-        ({"accountId": paid_in.account_id.upper()}, "c1 u1 u2"),
+        ({"accountId": paid_in.account_id.upper()}, ""),
         ({"workflowId": "w1"}, "u1"),
         ({"featureCode": "chat"}, "u2"),
         ({"aicoreProvider": "openai"}, "u1 u3"),
