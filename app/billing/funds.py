@@ -104,9 +104,9 @@ def provider_allowed(
     allowed: Sequence[str] | None, provider: str | None, registered: Sequence[str]
 ) -> bool:
     """A spend that names no provider is judged only against a list that is set, and refused by it."""
-    if allowed is not None:
-        return provider in allowed
-    return provider is None or provider in registered
+    if provider is None:
+        return allowed is None
+    return provider in registered and (allowed is None or provider in allowed)
 
 
 def check_credit_limit(limit: Decimal | None) -> None:
