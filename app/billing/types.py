@@ -110,6 +110,9 @@ class IdempotencyKey(Identifier):
     cache_ok = True
 
 
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
 class Key(TypeDecorator[str]):
     """A UUID of our own, a string in Python. Text that is none of ours is compared as NULL: it equals nothing."""
 
