@@ -97,25 +97,46 @@ VALID: Mapping[str, Callable[[World], Variables]] = {
 
 
 @cache
-def document(name: str, depth: int = 3) -> str:
-    """The request for a root field: every argument a variable, and all fields of the answer, so deep."""
+def document(name: str) -> str:
+    """The request for a root field: every argument a variable, and all fields of the answer, 3 deep."""
+    return _document(name, lambda kind: _selection(kind, 3))
+
+
+@cache
+def brief(name: str) -> str:
+    """The same request; of the answer only its scalars and what was refused."""
+
+    def chosen(kind: GraphQLNamedType) -> str:
+        refusals = {"userErrors", "results"} & getattr(kind, "fields", {}).keys()
+        told = [f"{field} {_selection(_type_of(kind, field), 1)}" for field in sorted(refusals)]
+        return f"{_selection(kind, 0)[:-1]} {' '.join(told)} }}" if told else _selection(kind, 0)
+
+    return _document(name, chosen)
+
+
+def _document(name: str, select: Callable[[GraphQLNamedType], str]) -> str:
     field = QUERIES.get(name) or MUTATIONS[name]
     kind = "query" if name in QUERIES else "mutation"
     declared = ", ".join(f"${argument}: {item.type}" for argument, item in field.args.items())
     passed = ", ".join(f"{argument}: ${argument}" for argument in field.args)
     root = f"{name}({passed})" if passed else name
     head = f"{kind}({declared})" if declared else kind
-    return f"{head} {{ {root} {_selection(get_named_type(field.type), depth)} }}"
+    return f"{head} {{ {root} {select(get_named_type(field.type))} }}"
+
+
+def _type_of(kind: Any, field: str) -> Any:
+    return get_named_type(kind.fields[field].type)
 
 
 def _selection(kind: GraphQLNamedType, depth: int) -> str:
+    """The fields of a type that need no argument, and theirs, so deep; nothing for a scalar."""
     if not isinstance(kind, GraphQLObjectType):
         return ""
     chosen = [
-        f"{name} {_selection(get_named_type(field.type), depth - 1)}"
+        f"{name} {_selection(_type_of(kind, name), depth - 1)}"
         for name, field in kind.fields.items()
         if not any(map(is_required_argument, field.args.values()))
-        and (depth > 0 or is_leaf_type(get_named_type(field.type)))
+        and (depth > 0 or is_leaf_type(_type_of(kind, name)))
     ]
     return f"{{ {' '.join(chosen)} }}"
 

@@ -8,7 +8,7 @@ from graphql import is_enum_type, is_list_type
 
 from app.database import Database
 from tests.api import Answer, Api
-from tests.operations import MUTATIONS, QUERIES, VALID, add_world, document, inputs, replaced
+from tests.operations import MUTATIONS, QUERIES, VALID, add_world, brief, document, inputs, replaced
 from tests.world import MANDATE, dump
 
 pytestmark = pytest.mark.anyio
@@ -106,7 +106,7 @@ async def test_a_hostile_value_is_refused_by_name_and_nothing_is_written(
 ) -> None:
     world = await add_world(database)
     field = QUERIES.get(name) or MUTATIONS[name]
-    valid, request = VALID[name], document(name, 0 if name in QUERIES else 2)
+    valid, request = VALID[name], brief(name)
     before = await dump(database)
     accepted = []
     for path, kind in inputs(field.args):
@@ -134,7 +134,7 @@ async def test_null_is_accepted_or_refused_by_name(database: Database, api: Api)
     world = await add_world(database)
     before = await dump(database)
     for name, valid in VALID.items():
-        request = document(name, 0 if name in QUERIES else 2)
+        request = brief(name)
         for path, _ in inputs((QUERIES.get(name) or MUTATIONS[name]).args):
             answer = await api("root", request, **replaced(valid(world), path, None))
             context = (name, path, answer)
