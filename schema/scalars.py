@@ -1,6 +1,5 @@
 """The scalars: each refuses what it cannot hold exactly, and says what it takes instead."""
 
-import re
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -10,12 +9,11 @@ import strawberry
 from graphql import GraphQLError
 from strawberry.types.scalar import ScalarDefinition
 
+from app.billing.checks import parse_instant
 from app.billing.money import format_decimal, parse_decimal
 
 TimeZone = NewType("TimeZone", str)
 CurrencyCode = NewType("CurrencyCode", str)
-
-_RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
 def _from_text(name: str, read: Callable[[str], Any]) -> Callable[[Any], Any]:
@@ -30,12 +28,6 @@ def _from_text(name: str, read: Callable[[str], Any]) -> Callable[[Any], Any]:
             raise GraphQLError(f"{name} {error}.") from None
 
     return parse
-
-
-def _read_instant(text: str) -> datetime:
-    if not _RFC_3339.fullmatch(text):
-        raise ValueError("must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z")
-    return datetime.fromisoformat(text).astimezone(UTC)
 
 
 def _write_instant(instant: datetime) -> str:
@@ -69,7 +61,7 @@ SCALARS: dict[object, ScalarDefinition] = {
         ),
         specified_by_url="https://scalars.graphql.org/andimarek/date-time.html",
         serialize=_write_instant,
-        parse_value=_from_text("DateTime", _read_instant),
+        parse_value=_from_text("DateTime", parse_instant),
     ),
     TimeZone: strawberry.scalar(
         name="TimeZone",
