@@ -128,8 +128,8 @@ def check_time_zone(name: str) -> None:
 
 @cache
 def time_zones() -> frozenset[str]:
-    """Every IANA name this machine knows."""
-    return frozenset(available_timezones())
+    """Every IANA name this machine knows of a place or an offset."""
+    return frozenset(available_timezones() - {"Factory", "localtime"})
 
 
 @cache
