@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import HealthCheck, given
+from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
@@ -178,7 +178,8 @@ class PlainMandate:
 # Steps
 
 amounts = st.one_of(
-    st.sampled_from([Decimal(0), NANO, Decimal(1), Decimal(5), Decimal(10), 10 + NANO]),
+    st.sampled_from([Decimal(0), NANO, Decimal(5), Decimal(10), 10 + NANO]),
+    st.sampled_from([Decimal(0), Decimal(5), Decimal(10)]),
     st.integers(0, 20 * 10**9).map(lambda nano: nano * NANO),
     st.sampled_from([-NANO, Decimal(1_000_000), 1_000_000 + NANO]),
 )
@@ -229,16 +230,14 @@ events = st.builds(
     aicore_provider=st.sampled_from([None, None, "azure", "openai", "unregistered"]),
     occurred_at=st.sampled_from([NOW, NOW, NOW - timedelta(days=34), NOW - timedelta(days=36)]),
 )
-terms = st.fixed_dictionaries(
-    {},
-    optional={
-        "billing_model": st.sampled_from(BillingModel),
-        "default_user_credit": st.sampled_from([Decimal(0), NANO, Decimal(10)]),
-        "block_on_zero_balance": st.booleans(),
-        "credit_limit": limits,
-        "allowed_providers": st.sampled_from([None, None, [], ["azure"]]),
-    },
-)
+models = {"billing_model": st.sampled_from(BillingModel)}
+others: dict[str, st.SearchStrategy[Any]] = {
+    "default_user_credit": st.sampled_from([Decimal(0), NANO, Decimal(10)]),
+    "block_on_zero_balance": st.booleans(),
+    "credit_limit": limits,
+    "allowed_providers": st.sampled_from([None, None, [], ["azure"]]),
+}
+terms = st.fixed_dictionaries({}, optional=models | others)
 uses = st.builds(Use, st.lists(events, min_size=1, max_size=6))
 steps = st.one_of(
     uses,
@@ -318,9 +317,13 @@ async def set_account(
 @hypothesis_settings(
     max_examples=60,
     deadline=None,
+    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
-@given(first=terms, taken=st.lists(steps, max_size=12))
+@given(
+    first=st.fixed_dictionaries(models, optional=others),
+    taken=st.lists(steps, min_size=3, max_size=12),
+)
 async def test_the_books_are_those_of_the_model(
     database: Database, first: dict[str, Any], taken: list[Any]
 ) -> None:
