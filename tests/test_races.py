@@ -63,11 +63,9 @@ def addresses(lasting_database_url: str) -> Iterator[list[str]]:
     ports = [free_port() for _ in range(2)]
     servers = [
         subprocess.Popen(
-            [
-                *(sys.executable, "-m", "uvicorn", "app.server:create_app", "--factory"),
-                *("--port", str(port), "--log-level", "warning"),
-            ],
+            [sys.executable, "-m", "app", "serve", "--port", str(port)],
             env=environment,
+            stdout=subprocess.DEVNULL,  # a line for each request
         )
         for port in ports
     ]
