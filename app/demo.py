@@ -154,7 +154,7 @@ async def seed_demo(
             await _fund(database, mandate, events[first:last], period, balances)
             for start in range(first, last, MAX_EVENTS):
                 batch = events[start : min(start + MAX_EVENTS, last)]
-                await record_usage(database, OPERATOR, batch, _PROVIDERS, any_date=True)
+                await record_usage(database, OPERATOR, batch, _PROVIDERS, imported=True)
                 done += len(batch)
                 advance(done, total)
     return total

@@ -1,19 +1,15 @@
 """The import of usage from a CSV file: old events too, which is why every import leaves an audit event."""
 
-import asyncio
 import csv
 import time
 from bisect import insort
 from collections import Counter, deque
-from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from decimal import Decimal
 from itertools import islice
+from typing import TypeVar
 
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from app.billing.audit import write_audit_event
 from app.billing.checks import check_name, parse_instant
 from app.billing.directory import enrol
 from app.billing.errors import BillingError
@@ -21,6 +17,8 @@ from app.billing.money import parse_decimal
 from app.billing.usage import AHEAD, MAX_EVENTS, UsageEvent, UsageOutcome, record_usage
 from app.billing.viewer import OPERATOR
 from app.database import Database
+
+T = TypeVar("T")
 
 HEADER = (
     "idempotency_key",
@@ -42,7 +40,6 @@ MAX_SHOWN = 20
 
 _Row = tuple[int, UsageEvent]
 """A row that could be read, with its line number."""
-_AT_ONCE = 4  # one books while another waits for the database
 _EARLIEST = datetime(2000, 1, 1, tzinfo=UTC)
 
 
@@ -63,7 +60,6 @@ class ImportReport:
     outcomes: Counter[UsageOutcome] = field(default_factory=Counter)
     rejected: list[RejectedRow] = field(default_factory=list)
     """The first of the rejected rows."""
-    by_mandate: dict[str, Counter[UsageOutcome]] = field(default_factory=dict)
     seconds: float = 0.0
 
     @property
@@ -91,50 +87,30 @@ async def import_usage(
     report = ImportReport()
     started = time.monotonic()
     enrolled: set[tuple[str, str]] = set()
-    turn = asyncio.Semaphore(_AT_ONCE)
-    try:
-        rows = _read(_Lines(lines), report)
-        while chunk := list(islice(rows, CHUNK)):
-            if create_missing:
-                named = {(event.mandate_id, event.user_id) for _, event in chunk}
-                await enrol(database, OPERATOR, named - enrolled)
-                enrolled |= named
-            by_mandate: dict[str, list[_Row]] = {}
-            for row in chunk:
-                by_mandate.setdefault(row[1].mandate_id, []).append(row)
-            await _together(
-                _book(database, by_mandate[mandate_id], registered, report, turn)
-                for mandate_id in sorted(by_mandate)
-            )
-    finally:
-        await _write_audit_events(database, report)
-        report.seconds = time.monotonic() - started
+    rows = _read(_Lines(lines), report)
+    while chunk := list(islice(rows, CHUNK)):
+        if create_missing:
+            named = {(event.mandate_id, event.user_id) for _, event in chunk}
+            await enrol(database, OPERATOR, named - enrolled)
+            enrolled |= named
+        by_mandate: dict[str, list[_Row]] = {}
+        for row in chunk:
+            by_mandate.setdefault(row[1].mandate_id, []).append(row)
+        for numbered in by_mandate.values():
+            await _book(database, numbered, registered, report)
+    report.seconds = time.monotonic() - started
     return report
 
 
-async def _together(works: Iterable[Awaitable[None]]) -> None:
-    """Waits for all to end, even when one fails, so that the report knows what was booked."""
-    for result in await asyncio.gather(*works, return_exceptions=True):
-        if result is not None:
-            raise result
-
-
 async def _book(
-    database: Database,
-    rows: Sequence[_Row],
-    registered: Sequence[str],
-    report: ImportReport,
-    turn: asyncio.Semaphore,
+    database: Database, rows: Sequence[_Row], registered: Sequence[str], report: ImportReport
 ) -> None:
     """The rows of one mandate, in their order; a batch is one database transaction."""
     for start in range(0, len(rows), MAX_EVENTS):
         batch = rows[start : start + MAX_EVENTS]
         events = [event for _, event in batch]
-        async with turn:
-            results = await record_usage(database, OPERATOR, events, registered, any_date=True)
-        outcomes = Counter(result.outcome for result in results)
-        report.outcomes += outcomes
-        report.by_mandate.setdefault(events[0].mandate_id, Counter()).update(outcomes)
+        results = await record_usage(database, OPERATOR, events, registered, imported=True)
+        report.outcomes.update(result.outcome for result in results)
         for (line, _), result in zip(batch, results, strict=True):
             if result.error is not None:
                 report.show(line, result.error.message)
@@ -203,7 +179,7 @@ def _event(row: Sequence[str]) -> UsageEvent:
     return UsageEvent(
         mandate_id=mandate_id,
         user_id=user_id,
-        amount=_amount(amount),
+        amount=_read_as("amount", amount, parse_decimal),
         idempotency_key=key,
         description=text or DEFAULT_DESCRIPTION,
         workflow_id=workflow_id or None,
@@ -214,41 +190,15 @@ def _event(row: Sequence[str]) -> UsageEvent:
     )
 
 
-def _amount(text: str) -> Decimal:
+def _read_as(name: str, text: str, read: Callable[[str], T]) -> T:
     try:
-        return parse_decimal(text)
+        return read(text)
     except ValueError as error:
-        raise ValueError(f"amount {error}") from None
+        raise ValueError(f"{name} {error}") from None
 
 
 def _instant(text: str) -> datetime:
-    try:
-        instant = parse_instant(text)
-    except (ValueError, OverflowError):
-        raise ValueError(
-            "occurred_at must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z"
-        ) from None
+    instant = _read_as("occurred_at", text, parse_instant)
     if not _EARLIEST <= instant <= datetime.now(UTC) + AHEAD:
         raise ValueError("occurred_at must be from 2000 on and at most 5 minutes ahead")
     return instant
-
-
-async def _write_audit_events(database: Database, report: ImportReport) -> None:
-    """One event for each mandate in which something was booked."""
-    now = datetime.now(UTC)
-
-    async def unit(connection: AsyncConnection) -> None:
-        for mandate_id, counts in sorted(report.by_mandate.items()):
-            if counts[UsageOutcome.RECORDED]:
-                await write_audit_event(
-                    connection,
-                    OPERATOR,
-                    now,
-                    "usage.imported",
-                    f"mandate:{mandate_id}",
-                    mandate_id=mandate_id,
-                    before=None,
-                    after={outcome.lower(): counts[outcome] for outcome in UsageOutcome},
-                )
-
-    await database.write(unit)

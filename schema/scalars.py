@@ -24,7 +24,7 @@ def _from_text(name: str, read: Callable[[str], Any]) -> Callable[[Any], Any]:
             raise GraphQLError(f"{name} must be given as a string: put it in quotes.")
         try:
             return read(value)
-        except (ValueError, OverflowError) as error:
+        except ValueError as error:
             raise GraphQLError(f"{name} {error}.") from None
 
     return parse

@@ -65,7 +65,7 @@ class Transaction:
         description="The key it was written under; null for those who may not administer the mandate.",
     )
     def readable_key(self, info: Info) -> str | None:
-        return self.idempotency_key if info.context.viewer.administers(self.mandate_id) else None
+        return self.idempotency_key if info.context.viewer.may_read_keys(self.mandate_id) else None
 
     @strawberry.field(description="The account it moved.")
     async def account(self, info: Info) -> Account:
@@ -145,7 +145,8 @@ class TransactionFilter:
         description="occurredAt before this.", default=None
     )
     idempotency_key: str | None = strawberry.field(
-        description="Written under this key.", default=None
+        description="Written under this key. Finds nothing for those who may not administer the mandate.",
+        default=None,
     )
     search: str | None = strawberry.field(
         description="Literal text within the description, whatever its case: 1 to 200 characters.",

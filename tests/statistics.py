@@ -21,7 +21,7 @@ INSTANT = timedelta(microseconds=1)
 
 async def write(database: Database, *events: UsageEvent) -> None:
     """Books events of any date."""
-    results = await record_usage(database, OPERATOR, events, PROVIDERS, any_date=True)
+    results = await record_usage(database, OPERATOR, events, PROVIDERS, imported=True)
     assert outcomes(results) == ["RECORDED"] * len(events)
 
 

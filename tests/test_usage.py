@@ -499,7 +499,7 @@ async def test_an_import_may_name_an_old_date(database: Database) -> None:
     await add_mandate(database, time_zone="America/Adak")
     event = usage_event(1, occurred_at=datetime(2000, 1, 1, tzinfo=UTC))
     assert await refused(database, event) == ["INVALID"]
-    results = await record_usage(database, OPERATOR, [event], PROVIDERS, any_date=True)
+    results = await record_usage(database, OPERATOR, [event], PROVIDERS, imported=True)
     assert outcomes(results) == [RECORDED]
     assert [row.local_date for row in await read_rows(database, daily_usage)] == [
         date(1999, 12, 31)

@@ -48,7 +48,7 @@ async def books(database: Database) -> None:
             )
             for place in range(60)
         ]
-        await record_usage(database, OPERATOR, events, PROVIDERS, any_date=True)
+        await record_usage(database, OPERATOR, events, PROVIDERS, imported=True)
         await credit(database, 1, "alice", mandate_id=mandate_id)
 
 
@@ -210,7 +210,7 @@ async def test_days_of_every_length(database: Database, time_zone: str, night: d
         usage_event(1, mandate_id="new", occurred_at=night + timedelta(minutes=15 * place))
         for place in range(-200, 200)
     ]
-    await record_usage(database, OPERATOR, events, PROVIDERS, any_date=True)
+    await record_usage(database, OPERATOR, events, PROVIDERS, imported=True)
     assert await mismatches(database, "new") == []
 
 
@@ -220,7 +220,7 @@ async def test_years_of_usage(database: Database) -> None:
         usage_event(1, mandate_id="new", occurred_at=datetime(2000, 1, 1, tzinfo=UTC) + days)
         for days in (timedelta(days=97 * place) for place in range(99))
     ]
-    await record_usage(database, OPERATOR, events, PROVIDERS, any_date=True)
+    await record_usage(database, OPERATOR, events, PROVIDERS, imported=True)
     assert await mismatches(database, "new") == []
     assert sum(row.cost for row in await read_rows(database, daily_usage, mandate_id="new")) == 99
 

@@ -16,10 +16,10 @@ from app.billing.errors import BadInput, BillingError, Forbidden, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, check_credit_limit, funds
 from app.billing.models import AccountType, BillingModel, accounts, mandates, memberships, settings
 from app.billing.money import ZERO
-from app.billing.paging import Keyset, Page, PageArguments, fetch_page
+from app.billing.paging import Keyset, Page, PageArguments, fetch_page, once
 from app.billing.settings import lock_settings
 from app.billing.types import exact_sum
-from app.billing.viewer import Viewer, mandate_not_found, sees
+from app.billing.viewer import Viewer, sees
 from app.database import Database
 
 
@@ -135,6 +135,14 @@ async def accounts_by_id(
     return [found.get(key) for key in keys]
 
 
+@dataclass(frozen=True, slots=True)
+class AccountTotals:
+    """Sums over all accounts that match, not over a page."""
+
+    balance: Decimal
+    held: Decimal
+
+
 async def list_accounts(
     database: Database,
     viewer: Viewer,
@@ -169,15 +177,8 @@ async def list_accounts(
             balance = (await connection.execute(matching)).scalar_one()
         return AccountTotals(balance=balance, held=ZERO)
 
-    return replace(found, nodes=[_account_view(row) for row in found.nodes], totals=totals)
-
-
-@dataclass(frozen=True, slots=True)
-class AccountTotals:
-    """Sums over all accounts that match, not over a page."""
-
-    balance: Decimal
-    held: Decimal
+    nodes = [_account_view(row) for row in found.nodes]
+    return replace(found, nodes=nodes, totals=once(totals))
 
 
 async def find_balance(
@@ -306,8 +307,7 @@ async def update_account(
 
     async def unit(connection: AsyncConnection) -> None:
         # The settings row first, as everywhere, so that no spend is being judged meanwhile.
-        if await lock_settings(connection, mandate_id, change=True) is None:
-            raise mandate_not_found()
+        await lock_settings(connection, mandate_id, change=True)
         this = and_(accounts.c.mandate_id == mandate_id, accounts.c.id == account_id)
         row = (await connection.execute(select(accounts).where(this).with_for_update())).first()
         if row is None:

@@ -56,7 +56,7 @@ def funds(
     return Funds(available, credit_limit, threshold, is_warning=available <= threshold)
 
 
-def why_refused(
+def check_spend(
     terms: Any,
     funds: Funds,
     *,
@@ -64,15 +64,15 @@ def why_refused(
     amount: Decimal,
     provider: str | None,
     registered: Sequence[str],
-) -> BillingError | None:
-    """Why a spend of `amount` is refused, the first reason first; None where it is allowed.
+) -> None:
+    """Refuses a spend of `amount` that may not or cannot be paid, the first reason first.
 
     `registered` are the providers that a mandate without a list of its own may use.
     """
     if not enabled:
-        return BillingError(UserErrorCode.ACCOUNT_DISABLED, "The account is disabled.")
+        raise BillingError(UserErrorCode.ACCOUNT_DISABLED, "The account is disabled.")
     if not provider_allowed(terms.allowed_providers, provider, registered):
-        return BillingError(
+        raise BillingError(
             UserErrorCode.PROVIDER_NOT_ALLOWED,
             f"This mandate does not allow the provider {provider}."
             if provider
@@ -81,23 +81,22 @@ def why_refused(
         )
     available = funds.available
     if available is None:
-        return None
+        return
     if terms.billing_model == BillingModel.CREDIT_POSTPAY:
         if amount > available:
-            return BillingError(
+            raise BillingError(
                 UserErrorCode.CREDIT_LIMIT_EXCEEDED,
                 f"{format_decimal(amount)} is more than the {format_decimal(available)} left of the"
                 " credit limit.",
                 "amount",
             )
     elif terms.block_on_zero_balance and (available <= ZERO or amount > available):
-        return BillingError(
+        raise BillingError(
             UserErrorCode.INSUFFICIENT_FUNDS,
             f"{format_decimal(amount)} cannot be paid from the {format_decimal(available)} available:"
             " add credit first.",
             "amount",
         )
-    return None
 
 
 def provider_allowed(

@@ -30,7 +30,6 @@ from app.billing.models import (
 from app.billing.money import MAX_BALANCE, ZERO, within_limits
 from app.billing.settings import lock_settings
 from app.billing.types import new_key
-from app.billing.viewer import mandate_not_found
 from app.database import Database
 
 T = TypeVar("T")
@@ -288,10 +287,7 @@ async def in_ledger(
     """
 
     async def unit(connection: AsyncConnection) -> T:
-        terms = await lock_settings(connection, mandate_id, change=False)
-        if terms is None:
-            raise mandate_not_found()
-        ledger = Ledger(connection, terms)
+        ledger = Ledger(connection, await lock_settings(connection, mandate_id, change=False))
         result = await work(ledger)
         await ledger.write()
         return result
@@ -305,7 +301,7 @@ def first_result(written: dict[str, Any], key: str, content_hash: str) -> Any:
     if row is not None and row.content_hash != content_hash:
         raise BillingError(
             UserErrorCode.IDEMPOTENCY_CONFLICT,
-            "This idempotencyKey was used with other content: use a new key for a new operation.",
+            "This idempotency_key was used with other content: use a new key for a new operation.",
             "idempotency_key",
         )
     return row

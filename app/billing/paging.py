@@ -2,10 +2,12 @@
 
 import base64
 import hashlib
-from collections.abc import Awaitable, Callable, Sequence
+from asyncio import Task, create_task
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import orjson
 from sqlalchemy import Column, ColumnElement, Select, func, literal, or_, select, tuple_
@@ -13,8 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.errors import BadInput
 from app.billing.money import MAX_BALANCE, format_decimal, parse_decimal
-from app.billing.types import ID_LENGTH, Instant, Nano
+from app.billing.types import ID_LENGTH, Identifier, Instant, Key, Nano
 from app.database import Database
+
+T = TypeVar("T")
 
 DEFAULT_PAGE = 50
 MAX_PAGE = 500
@@ -54,7 +58,7 @@ class Page:
     """An async function: sums over all that match, where the list has them."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Keyset:
     """An order without ties: its last column is unique within the list.
 
@@ -67,13 +71,13 @@ class Keyset:
 
     def cursor(self, row: Any) -> str:
         values = [_encode(getattr(row, column.key)) for column in self.columns]
-        return base64.urlsafe_b64encode(orjson.dumps([self._hash(), *values])).decode()
+        return base64.urlsafe_b64encode(orjson.dumps([self._hash, *values])).decode()
 
     def values(self, name: str, cursor: str) -> list[Any]:
         """The row's place that a cursor names; BadInput where it is not one of this list's."""
         try:
-            bound_to, *texts = orjson.loads(base64.urlsafe_b64decode(cursor.encode()))
-            if bound_to != self._hash():
+            bound_to, *texts = orjson.loads(base64.b64decode(cursor, b"-_", validate=True))
+            if bound_to != self._hash:
                 raise ValueError("of another list")
             return [_decode(column, text) for column, text in zip(self.columns, texts, strict=True)]
         except (ValueError, TypeError, OverflowError):
@@ -82,10 +86,23 @@ class Keyset:
                 " same filter and order, returned."
             ) from None
 
+    @cached_property
     def _hash(self) -> str:
         order = [column.name for column in self.columns]
         text = repr((order, self.descending, *self.binding))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def once(read: Callable[[], Coroutine[Any, Any, T]]) -> Callable[[], Awaitable[T]]:
+    """Reads when first asked; those who ask again, or meanwhile, get the same answer."""
+    task: Task[T] | None = None
+
+    def ask() -> Task[T]:
+        nonlocal task
+        task = task or create_task(read())
+        return task
+
+    return ask
 
 
 async def fetch_page(
@@ -123,8 +140,8 @@ async def fetch_page(
     more = len(rows) > size
     return Page(
         nodes=nodes[::-1] if backwards else nodes,
-        has_next_page=arguments.before is not None if backwards else more,
-        has_previous_page=more if backwards else arguments.after is not None,
+        has_next_page=arguments.before is not None or (more and not backwards),
+        has_previous_page=arguments.after is not None or (more and backwards),
         cursor=keyset.cursor,
         count=lambda: count_rows(database, query),
     )
@@ -147,8 +164,9 @@ def contains(search: str, *columns: Column[Any]) -> ColumnElement[bool]:
     """Whether one of the columns contains the literal text, whatever its case."""
     if not 1 <= len(search) <= 200 or "\0" in search:
         raise BadInput("search must be 1 to 200 characters without NUL.")
-    text = search.lower().replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    return or_(*(func.lower(column).like(f"%{text}%", escape="\\") for column in columns))
+    text = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+    pattern = func.lower(f"%{text}%")  # the database's own idea of case, on both sides
+    return or_(*(func.lower(column).like(pattern, escape="\\") for column in columns))
 
 
 def _encode(value: Any) -> str:
@@ -158,6 +176,7 @@ def _encode(value: Any) -> str:
 
 
 def _decode(column: Column[Any], text: str) -> Any:
+    """A value that a row of this column may have; ValueError or TypeError for any other."""
     if isinstance(column.type, Instant):
         instant = datetime.fromisoformat(text)
         if instant.utcoffset() != timedelta(0):
@@ -168,6 +187,6 @@ def _decode(column: Column[Any], text: str) -> Any:
         if abs(amount) > MAX_BALANCE:
             raise ValueError("out of range")
         return amount
-    if not isinstance(text, str):
-        raise TypeError("not text")
-    return text
+    if isinstance(column.type, Identifier | Key) and column.type.can_be(text):
+        return text
+    raise ValueError("no id")

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pycountry
-from sqlalchemy import Select, select, update
+from sqlalchemy import Select, func, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
@@ -51,14 +51,30 @@ def no_settings_yet(mandate_id: str, now: datetime) -> dict[str, Any]:
 async def lock_settings(connection: AsyncConnection, mandate_id: str, *, change: bool) -> Any:
     """Locks the mandate's settings row, the first lock of every unit: shared to spend, alone to change.
 
-    Returns the settings with the mandate's currency and time zone, or None without such a mandate.
+    Returns the settings with the mandate's currency and time zone; NOT_FOUND without such a mandate.
     """
+    row = await find_and_lock_settings(connection, mandate_id, change=change)
+    if row is None:
+        raise mandate_not_found()
+    return row
+
+
+async def find_and_lock_settings(
+    connection: AsyncConnection, mandate_id: str, *, change: bool
+) -> Any:
+    """As lock_settings, but None without such a mandate."""
     query = (
         select(settings, mandates.c.currency, mandates.c.time_zone)
         .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
         .where(settings.c.mandate_id == mandate_id)
-        .with_for_update(read=not change)
+        .with_for_update(read=not change, of=[settings, mandates])
     )
+    if connection.dialect.name == "postgresql":
+        # PostgreSQL lets every new spend share the row past a change that waits for it, so that a
+        # change of a busy mandate would wait for ever. Advisory locks queue in the order asked.
+        queue = func.pg_advisory_xact_lock if change else func.pg_advisory_xact_lock_shared
+        turn = select(queue(func.hashtextextended(mandate_id, 0)).label("turn")).cte("turn")
+        query = query.join(turn, true())
     return (await connection.execute(query)).first()
 
 
@@ -94,8 +110,6 @@ async def update_settings(
 
     async def unit(connection: AsyncConnection) -> Any:
         stored = await lock_settings(connection, mandate_id, change=True)
-        if stored is None:
-            raise mandate_not_found()
         if expected_version is not None and expected_version != stored.version:
             raise BillingError(
                 UserErrorCode.VERSION_CONFLICT,

@@ -1,6 +1,5 @@
 """The ledger as it is read: one transaction, and lists filtered, ordered, paged and totalled."""
 
-from asyncio import Task, create_task
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -8,7 +7,7 @@ from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import Column, Select, case, func, select
+from sqlalchemy import Column, Select, case, false, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.models import (
@@ -18,7 +17,7 @@ from app.billing.models import (
     transactions,
 )
 from app.billing.money import MAX_TRANSACTION
-from app.billing.paging import Keyset, Page, PageArguments, check_wanted, contains, fetch_page
+from app.billing.paging import Keyset, Page, PageArguments, check_wanted, contains, fetch_page, once
 from app.billing.types import IdempotencyKey, exact_sum
 from app.billing.viewer import Viewer, sees
 from app.database import Database
@@ -90,6 +89,8 @@ async def list_transactions(
     check_wanted(filter.idempotency_key, "idempotencyKey", IdempotencyKey.most)
     only_user = viewer.only_user(mandate_id)
     query = _matching(mandate_id, only_user, filter)
+    if filter.idempotency_key is not None and not viewer.may_read_keys(mandate_id):
+        query = query.where(false())
     keyset = Keyset(
         _ORDER_COLUMNS[order_by],
         descending,
@@ -99,11 +100,22 @@ async def list_transactions(
         if not await sees(connection, viewer, mandate_id):
             return None
         found = await fetch_page(database, connection, query, keyset, page)
-    if only_user is None and filter == TransactionFilter():
-        sums = _Sums(database, _of_accounts(mandate_id))
-    else:
-        sums = _Sums(database, _of_rows(query))
-    return replace(found, count=sums.count, totals=sums.totals)
+    is_whole = only_user is None and filter == TransactionFilter()
+    sums = _of_accounts(mandate_id) if is_whole else _of_rows(query)
+
+    @once
+    async def read_sums() -> Any:
+        async with database.read() as connection:
+            return (await connection.execute(sums)).one()
+
+    async def count() -> int:
+        return int((await read_sums()).rows)
+
+    async def totals() -> TransactionTotals:
+        row = await read_sums()
+        return TransactionTotals(credits=row.credits, debits=row.debits)
+
+    return replace(found, count=count, totals=totals)
 
 
 async def find_transaction(
@@ -182,31 +194,6 @@ def _matching(
     if filter.search is not None:
         query = query.where(contains(filter.search, columns.description))
     return query
-
-
-class _Sums:
-    """Count and totals of one list, by one SELECT however many fields ask for them."""
-
-    def __init__(self, database: Database, query: Any) -> None:
-        self._database = database
-        self._query = query
-        self._row: Task[Any] | None = None
-
-    async def count(self) -> int:
-        return int((await self._read_once()).rows)
-
-    async def totals(self) -> TransactionTotals:
-        row = await self._read_once()
-        return TransactionTotals(credits=row.credits, debits=row.debits)
-
-    def _read_once(self) -> Task[Any]:
-        if self._row is None:
-            self._row = create_task(self._read())
-        return self._row
-
-    async def _read(self) -> Any:
-        async with self._database.read() as connection:
-            return (await connection.execute(self._query)).one()
 
 
 def _clamped(amount: Decimal) -> Decimal:

@@ -96,10 +96,12 @@ class Identifier(TypeDecorator[str]):
     impl = String(most)
     cache_ok = True
 
+    def can_be(self, value: Any) -> bool:
+        """Whether a row may hold this value."""
+        return isinstance(value, str) and len(value) <= self.most and "\0" not in value
+
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        if value is None or len(value) > self.most or "\0" in value:
-            return None
-        return value
+        return value if self.can_be(value) else None
 
 
 class IdempotencyKey(Identifier):
@@ -110,17 +112,18 @@ class IdempotencyKey(Identifier):
     cache_ok = True
 
 
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-
 class Key(TypeDecorator[str]):
     """A UUID of our own, a string in Python. Text that is none of ours is compared as NULL: it equals nothing."""
 
     impl = Uuid(as_uuid=False)
     cache_ok = True
 
+    def can_be(self, value: Any) -> bool:
+        """Whether a row may hold this value."""
+        return isinstance(value, str) and _KEY.fullmatch(value) is not None
+
     def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
-        return value if value is not None and _KEY.fullmatch(value) else None
+        return value if self.can_be(value) else None
 
 
 Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
@@ -128,7 +131,7 @@ Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postg
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_KEY = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
+_KEY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _random = SystemRandom().getrandbits
 
 

@@ -1,17 +1,20 @@
 """What AI calls cost: the gateway's debits, many in one call, each with its own outcome."""
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import partial
 from typing import Any
 
+from app.billing.audit import write_audit_event
 from app.billing.checks import check_key, check_name, check_text, content_hash, invalid
-from app.billing.directory import members_by_user
-from app.billing.errors import BillingError, UserErrorCode
-from app.billing.funds import why_refused
-from app.billing.ledger import Ledger, first_result, in_ledger
+from app.billing.directory import Member, members_by_user, no_such_member
+from app.billing.errors import BillingError
+from app.billing.funds import check_spend
+from app.billing.ledger import Ledger, LockedAccount, first_result, in_ledger
 from app.billing.models import ReferenceType, TransactionType
 from app.billing.money import check_amount
 from app.billing.viewer import Viewer
@@ -68,50 +71,42 @@ async def record_usage(
     events: Sequence[UsageEvent],
     registered: Sequence[str],
     *,
-    any_date: bool = False,
+    imported: bool = False,
 ) -> list[UsageResult]:
     """Books each event, in the order given, and tells what became of it.
 
     One database transaction per mandate: funds, limits and duplicates of an event see the events
-    before it. `any_date` is for the audited import of old events.
+    before it. `imported` events may be of any age, which leaves an audit event in each mandate.
     """
     viewer.require_gateway()
     if not 1 <= len(events) <= MAX_EVENTS:
         raise invalid(f"events must be 1 to {MAX_EVENTS}.", "events")
-    places: dict[str, list[int]] = {}
+    batches: dict[str, dict[int, UsageEvent]] = {}
     for place, event in enumerate(events):
-        places.setdefault(event.mandate_id, []).append(place)
+        batches.setdefault(event.mandate_id, {})[place] = event
     results: dict[int, UsageResult] = {}
-    for mandate_id in sorted(places):
-        batch = {place: events[place] for place in places[mandate_id]}
-
-        async def work(
-            ledger: Ledger, batch: Mapping[int, UsageEvent] = batch
-        ) -> dict[int, UsageResult]:
-            return await _book(ledger, viewer, batch, registered, any_date)
-
+    for mandate_id, batch in sorted(batches.items()):
+        work = partial(_book, viewer=viewer, batch=batch, registered=registered, imported=imported)
         try:
             results |= await in_ledger(database, mandate_id, work)
         except BillingError as error:  # no such mandate
-            results |= dict.fromkeys(batch, UsageResult(UsageOutcome.REJECTED, error=error))
-    return [_at(place, results[place]) for place in range(len(events))]
+            results |= {place: _rejected(place, error) for place in batch}
+    return [results[place] for place in range(len(events))]
 
 
-def _at(place: int, result: UsageResult) -> UsageResult:
-    """Names the event in the path of its error."""
-    if result.error is None:
-        return result
-    error = result.error
-    field = ("events", str(place), *error.field)
-    return UsageResult(result.outcome, error=BillingError(error.code, error.message, *field))
+def _rejected(place: int, error: BillingError) -> UsageResult:
+    """Names the event in the path of the field at fault."""
+    named = BillingError(error.code, error.message, "events", str(place), *error.field)
+    return UsageResult(UsageOutcome.REJECTED, error=named)
 
 
 async def _book(
     ledger: Ledger,
+    *,
     viewer: Viewer,
     batch: Mapping[int, UsageEvent],
     registered: Sequence[str],
-    any_date: bool,
+    imported: bool,
 ) -> dict[int, UsageResult]:
     """The events of one mandate, in order, on its locked books."""
     user_ids = {event.user_id for event in batch.values()}
@@ -127,25 +122,8 @@ async def _book(
             if first is not None:
                 results[place] = UsageResult(UsageOutcome.DUPLICATE, first)
                 continue
-            _check_event(event, ledger.now, any_date)
-            member = members.get(event.user_id)
-            require_funds = event.mode == UsageMode.REQUIRE_FUNDS
-            if member is None or (require_funds and not member.may_spend):
-                raise BillingError(
-                    UserErrorCode.NOT_FOUND, "There is no such user in this mandate.", "user_id"
-                )
-            account = ledger.paying_account(event.user_id)
-            if require_funds and (
-                refusal := why_refused(
-                    ledger.terms,
-                    ledger.funds(account),
-                    enabled=account.enabled,
-                    amount=event.amount,
-                    provider=event.aicore_provider,
-                    registered=registered,
-                )
-            ):
-                raise refusal
+            _check_event(event, ledger.now, any_date=imported)
+            account = _paying_account(ledger, event, members.get(event.user_id), registered)
             row = ledger.post(
                 account,
                 TransactionType.DEBIT,
@@ -163,11 +141,50 @@ async def _book(
                 occurred_at=event.occurred_at,
             )
         except BillingError as error:
-            results[place] = UsageResult(UsageOutcome.REJECTED, error=error)
+            results[place] = _rejected(place, error)
         else:
             written[event.idempotency_key] = row
             results[place] = UsageResult(UsageOutcome.RECORDED, row)
+    if imported:
+        await _audit_import(ledger, viewer, results.values())
     return results
+
+
+def _paying_account(
+    ledger: Ledger, event: UsageEvent, member: Member | None, registered: Sequence[str]
+) -> LockedAccount:
+    """The account that this event is booked to; where it requires funds, only if they are there."""
+    require_funds = event.mode == UsageMode.REQUIRE_FUNDS
+    if member is None or (require_funds and not member.may_spend):
+        raise no_such_member()
+    account = ledger.paying_account(event.user_id)
+    if require_funds:
+        check_spend(
+            ledger.terms,
+            ledger.funds(account),
+            enabled=account.enabled,
+            amount=event.amount,
+            provider=event.aicore_provider,
+            registered=registered,
+        )
+    return account
+
+
+async def _audit_import(ledger: Ledger, viewer: Viewer, results: Iterable[UsageResult]) -> None:
+    """Usage of any age may change figures that were final: that is on record with the rows."""
+    counts = Counter(result.outcome for result in results)
+    if not counts[UsageOutcome.RECORDED]:
+        return
+    await write_audit_event(
+        ledger.connection,
+        viewer,
+        ledger.now,
+        "usage.imported",
+        f"mandate:{ledger.mandate_id}",
+        mandate_id=ledger.mandate_id,
+        before=None,
+        after={outcome.lower(): counts[outcome] for outcome in UsageOutcome},
+    )
 
 
 def _content(event: UsageEvent) -> dict[str, Any]:
@@ -175,7 +192,7 @@ def _content(event: UsageEvent) -> dict[str, Any]:
     return {name: getattr(event, name) for name in _CONTENT}
 
 
-def _check_event(event: UsageEvent, now: datetime, any_date: bool) -> None:
+def _check_event(event: UsageEvent, now: datetime, *, any_date: bool) -> None:
     check_amount(event.amount, "amount", zero=True)
     check_text(event.description, "description")
     for name in ("workflow_id", "feature_code", "aicore_provider", "aicore_model"):

@@ -36,6 +36,10 @@ class Viewer:
     def administers(self, mandate_id: str) -> bool:
         return self.is_sys_admin or self.roles.get(mandate_id) is MembershipRole.ADMIN
 
+    def may_read_keys(self, mandate_id: str) -> bool:
+        """Idempotency keys are for those who may administer the mandate."""
+        return self.administers(mandate_id)
+
     def only_user(self, mandate_id: str) -> str | None:
         """The one user whose rows the viewer may see there; None for all of the mandate's."""
         if self.sees_every_mandate or self.administers(mandate_id):

@@ -18,7 +18,7 @@ from app.billing.models import (
     settings,
 )
 from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
-from app.billing.settings import lock_settings, no_settings_yet
+from app.billing.settings import find_and_lock_settings, no_settings_yet
 from app.billing.viewer import Viewer
 from app.database import Database
 
@@ -75,7 +75,7 @@ async def upsert_mandate(
 
     async def unit(connection: AsyncConnection) -> None:
         now = datetime.now(UTC)
-        terms = await lock_settings(connection, mandate_id, change=True)
+        terms = await find_and_lock_settings(connection, mandate_id, change=True)
         if terms is None:
             created = {**NEW_MANDATE, **changes}
             await connection.execute(

@@ -19,7 +19,7 @@ from app.billing.models import (
 )
 from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
 from app.billing.settings import lock_settings
-from app.billing.viewer import Viewer, mandate_not_found, sees
+from app.billing.viewer import Viewer, sees
 from app.database import Database
 
 NEW_MEMBERSHIP = {"role": MembershipRole.MEMBER}
@@ -58,9 +58,13 @@ async def require_member(connection: AsyncConnection, mandate_id: str, user_id: 
     """NOT_FOUND unless the user belongs to the mandate now."""
     member = (await members_by_user(connection, mandate_id, [user_id])).get(user_id)
     if member is None or member.has_left:
-        raise BillingError(
-            UserErrorCode.NOT_FOUND, "There is no such user in this mandate.", "user_id"
-        )
+        raise no_such_member()
+
+
+def no_such_member() -> BillingError:
+    return BillingError(
+        UserErrorCode.NOT_FOUND, "There is no such user in this mandate.", "user_id"
+    )
 
 
 async def list_memberships(
@@ -118,8 +122,7 @@ async def upsert_membership(
 
     async def unit(connection: AsyncConnection) -> Any:
         now = datetime.now(UTC)
-        if await lock_settings(connection, mandate_id, change=True) is None:
-            raise mandate_not_found()
+        await lock_settings(connection, mandate_id, change=True)
         if (await users_by_id(connection, viewer, [user_id]))[0] is None:
             raise BillingError(UserErrorCode.NOT_FOUND, "There is no such user.", "user_id")
         this = and_(memberships.c.mandate_id == mandate_id, memberships.c.user_id == user_id)
@@ -163,8 +166,7 @@ async def remove_membership(
 
     async def unit(connection: AsyncConnection) -> bool:
         now = datetime.now(UTC)
-        if await lock_settings(connection, mandate_id, change=True) is None:
-            raise mandate_not_found()
+        await lock_settings(connection, mandate_id, change=True)
         this = and_(
             memberships.c.mandate_id == mandate_id,
             memberships.c.user_id == user_id,
