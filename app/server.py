@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from cross_web import HTTPException
 from starlette.applications import Starlette
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
@@ -17,14 +17,14 @@ from strawberry.asgi import GraphQL
 from strawberry.http import GraphQLHTTPResponse
 
 from app.auth import Authenticator
-from app.billing.errors import RequestError, Unauthenticated
+from app.billing.errors import Unauthenticated
 from app.billing.viewer import Viewer, load_viewer
 from app.config import Environment, Settings, load_settings
-from app.database import Database, DatabaseUnavailable
+from app.database import Database
 from app.migrate import check_revision
 from schema import schema
 from schema.context import Context
-from schema.errors import hide
+from schema.errors import explain
 
 _STATUS = {"UNAUTHENTICATED": 401, "UNAVAILABLE": 503}
 
@@ -43,17 +43,16 @@ class GraphQLView(GraphQL[Context, None]):
         request = Request(scope, receive)
         try:
             response = await self.run(request)
-        except RequestError as error:
-            response = _refusal(str(error), error.code, _STATUS.get(error.code, 400))
-        except DatabaseUnavailable:
-            message = "The database cannot be reached at the moment: try again."
-            response = _refusal(message, "UNAVAILABLE", 503)
+        except ClientDisconnect:
+            return
         except HTTPException as error:
-            response = _refusal(error.reason, "BAD_USER_INPUT", error.status_code)
+            extensions = {"code": "BAD_USER_INPUT"}
+            response = _refusal(error.reason, extensions, error.status_code)
         except Exception as error:
-            request_id = uuid.uuid4().hex
-            message = hide(error, request_id)
-            response = _refusal(message, "INTERNAL", 500, requestId=request_id)
+            message, extensions = explain(error, uuid.uuid4().hex)
+            response = _refusal(message, extensions, _STATUS.get(extensions["code"], 500))
+        if response.status_code == 401:
+            response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)
 
     async def get_context(
@@ -97,8 +96,6 @@ class GraphQLView(GraphQL[Context, None]):
         if isinstance(response_data, dict):
             codes = {_code(error) for error in response_data.get("errors") or ()}
             response.status_code = next((_STATUS[c] for c in _STATUS if c in codes), 200)
-        if response.status_code == 401:
-            response.headers["WWW-Authenticate"] = "Bearer"
         return response
 
 
@@ -106,10 +103,9 @@ def _code(error: Any) -> str | None:
     return (error.get("extensions") or {}).get("code")
 
 
-def _refusal(message: str, code: str, status: int, **extensions: str) -> Response:
-    body = {"errors": [{"message": message, "extensions": {"code": code, **extensions}}]}
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
-    return Response(orjson.dumps(body), status, headers, media_type="application/json")
+def _refusal(message: str, extensions: dict[str, str], status: int) -> Response:
+    body = {"errors": [{"message": message, "extensions": extensions}]}
+    return Response(orjson.dumps(body), status, media_type="application/json")
 
 
 def create_app(settings: Settings | None = None) -> Starlette:

@@ -3,7 +3,13 @@
 from typing import Any
 
 import strawberry
-from graphql import GraphQLError, GraphQLInputObjectType, GraphQLInterfaceType, GraphQLObjectType
+from graphql import (
+    GraphQLError,
+    GraphQLID,
+    GraphQLInputObjectType,
+    GraphQLInterfaceType,
+    GraphQLObjectType,
+)
 from graphql.pyutils import Undefined
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionContext
@@ -13,7 +19,7 @@ from schema.accounts import AccountMutation, AccountQuery
 from schema.errors import mark
 from schema.mandates import MandateMutation, MandateQuery
 from schema.memberships import MembershipMutation, MembershipQuery
-from schema.scalars import SCALARS
+from schema.scalars import SCALARS, read_id
 from schema.settings import SettingsMutation, SettingsQuery
 from schema.statistics import StatisticsQuery
 from schema.transactions import TransactionQuery
@@ -55,6 +61,7 @@ class BillingSchema(strawberry.Schema):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
+        GraphQLID.coerce_input_value = read_id
         for kind in self._schema.type_map.values():
             if isinstance(kind, GraphQLInputObjectType):
                 _without_null_default(kind.fields)

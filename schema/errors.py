@@ -79,10 +79,15 @@ def shorten(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
 
 
-def hide(cause: BaseException, request_id: str) -> str:
-    """Logs what was not expected; returns all that a client is told of it."""
+def explain(cause: BaseException, request_id: str) -> tuple[str, dict[str, str]]:
+    """What a client is told of an exception: a message and `extensions`. The unexpected is logged."""
+    if isinstance(cause, RequestError):
+        return str(cause), {"code": cause.code}
+    if isinstance(cause, DatabaseUnavailable):
+        return "The database cannot be reached at the moment: try again.", {"code": "UNAVAILABLE"}
     logger.error("request %s failed", request_id, exc_info=cause)
-    return f"Something went wrong on our side. Quote request {request_id}."
+    message = f"Something went wrong on our side. Quote request {request_id}."
+    return message, {"code": "INTERNAL", "requestId": request_id}
 
 
 def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
@@ -92,18 +97,9 @@ def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
         cause = error.original_error
         while isinstance(cause, GraphQLError):
             cause = cause.original_error
-        extensions = dict(error.extensions or {})
         if cause is None:
-            extensions.setdefault("code", "BAD_USER_INPUT")
             error.message = shorten(error.message)
-        elif isinstance(cause, RequestError):
-            extensions["code"] = cause.code
-        elif isinstance(cause, BillingError):
-            extensions["code"] = "BAD_USER_INPUT"
-        elif isinstance(cause, DatabaseUnavailable):
-            extensions["code"] = "UNAVAILABLE"
-            error.message = "The database cannot be reached at the moment: try again."
+            told = {"code": "BAD_USER_INPUT"}
         else:
-            extensions |= {"code": "INTERNAL", "requestId": request_id}
-            error.message = hide(cause, request_id)
-        error.extensions = extensions
+            error.message, told = explain(cause, request_id)
+        error.extensions = {**(error.extensions or {}), **told}

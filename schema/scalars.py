@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Any, NewType
 
 import strawberry
-from graphql import GraphQLError
+from graphql import GraphQLError, GraphQLID
 from strawberry.types.scalar import ScalarDefinition
 
 from app.billing.checks import parse_instant
@@ -38,6 +38,16 @@ def _read_name(text: str) -> str:
     if not 1 <= len(text) <= 64:
         raise ValueError("must be 1 to 64 characters")
     return text
+
+
+_read_stock_id = GraphQLID.coerce_input_value
+
+
+def read_id(value: Any) -> Any:
+    """An ID as the platform wrote it: a JSON number that became a float has lost digits."""
+    if isinstance(value, float):
+        raise GraphQLError("ID must be given as a string: put it in quotes.")
+    return _read_stock_id(value)
 
 
 SCALARS: dict[object, ScalarDefinition] = {

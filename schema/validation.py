@@ -34,8 +34,11 @@ class NamedValues(ValuesOfCorrectTypeRule):
         self, node: ValueNode, input_type: GraphQLInputType | None
     ) -> VisitorAction:
         def report(error: GraphQLError, path: list[str | int]) -> None:
-            message = f"{self._place} has invalid value{print_path_list(path)}: {error.message}"
-            self.report_error(GraphQLError(message, error.nodes or node, original_error=error))
+            cause = error.original_error
+            is_refusal = cause is None or isinstance(cause, GraphQLError)
+            why = error.message if is_refusal else "it cannot be read."  # 5,000 digits, say
+            message = f"{self._place} has invalid value{print_path_list(path)}: {why}"
+            self.report_error(GraphQLError(message, error.nodes or node))
 
         if input_type:
             validate_input_literal(node, input_type, report)

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pycountry
-from sqlalchemy import Select, func, select, true, update
+from sqlalchemy import Select, func, literal, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
@@ -16,6 +16,7 @@ from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, check_credit_limit, provider_allowed
 from app.billing.models import AccountType, BillingModel, accounts, mandates, settings
 from app.billing.money import ZERO, check_amount
+from app.billing.types import Identifier
 from app.billing.viewer import Viewer, mandate_not_found, sees
 from app.database import Database
 
@@ -73,8 +74,8 @@ async def find_and_lock_settings(
         # PostgreSQL lets every new spend share the row past a change that waits for it, so that a
         # change of a busy mandate would wait for ever. Advisory locks queue in the order asked.
         queue = func.pg_advisory_xact_lock if change else func.pg_advisory_xact_lock_shared
-        turn = select(queue(func.hashtextextended(mandate_id, 0)).label("turn")).cte("turn")
-        query = query.join(turn, true())
+        key = func.hashtextextended(literal(mandate_id, Identifier()), 0)
+        query = query.join(select(queue(key).label("turn")).cte("turn"), true())
     return (await connection.execute(query)).first()
 
 
