@@ -16,6 +16,7 @@ from strawberry.types import ExecutionContext
 
 from schema import enums  # noqa: F401  (documents the domain's enums before they are used)
 from schema.accounts import AccountMutation, AccountQuery
+from schema.credits import CreditMutation
 from schema.errors import mark
 from schema.mandates import MandateMutation, MandateQuery
 from schema.memberships import MembershipMutation, MembershipQuery
@@ -47,6 +48,7 @@ class Query(
 )
 class Mutation(
     UsageMutation,
+    CreditMutation,
     AccountMutation,
     SettingsMutation,
     MandateMutation,

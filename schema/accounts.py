@@ -1,24 +1,22 @@
-"""Accounts and balances, and what admins do to them: credit, enable, disable, limit."""
+"""Accounts and balances, and what admins change of an account."""
 
 from datetime import datetime
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, cast
 
 import strawberry
 
-from app.billing import accounts, credits
-from app.billing.models import AccountType, BillingModel, ReferenceType
+from app.billing import accounts
+from app.billing.models import AccountType, BillingModel
 from app.billing.paging import PageArguments
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
+from schema.ids import joined_id
 from schema.inputs import MandateId, given
 from schema.mandates import Mandate
 from schema.paging import After, Before, Connection, First, Last
 from schema.scalars import CurrencyCode
 from schema.users import User
-
-if TYPE_CHECKING:
-    from schema.transactions import Transaction
 
 
 @strawberry.type(description="What pays. It is opened by the first transaction that needs it.")
@@ -76,9 +74,6 @@ class Balance:
     user_id: strawberry.Private[str | None]
     account_id: strawberry.Private[str | None]
 
-    id: strawberry.ID = strawberry.field(
-        description="The same for the same mandate and user; for client caches."
-    )
     billing_model: BillingModel = strawberry.field(
         description="The mandate's; UNLIMITED while it has no settings."
     )
@@ -100,6 +95,10 @@ class Balance:
         description="Whether available has come down to the threshold; false when available is null."
     )
     as_of: datetime = strawberry.field(description="When this balance was read.")
+
+    @strawberry.field(description="The same for the same mandate and user; for client caches.")
+    def id(self) -> strawberry.ID:
+        return joined_id(self.mandate_id, self.user_id)
 
     @strawberry.field(description="The mandate.")
     async def mandate(self, info: Info) -> Mandate:
@@ -171,53 +170,6 @@ class AccountQuery:
         return AccountConnection(page=page) if page else None
 
 
-@strawberry.input(description="Money to put on the account that pays.")
-class AddCreditInput:
-    mandate_id: strawberry.ID = strawberry.field(description="The mandate.")
-    user_id: strawberry.ID | None = strawberry.field(
-        description="The member to credit: required under PREPAY_USER, refused under the other models.",
-        default=None,
-    )
-    amount: Decimal = strawberry.field(
-        description="More than 0 and at most 1,000,000, in the mandate's currency."
-    )
-    description: str = strawberry.field(
-        description="What the history shows: 1 to 1,000 characters.", default="Manual credit"
-    )
-    reference_type: ReferenceType = strawberry.field(
-        description="ADMIN or PAYMENT.", default=ReferenceType.ADMIN
-    )
-    idempotency_key: str = strawberry.field(
-        description="1 to 255 characters, for ever unique within the mandate: the same key with the same content returns the first result."
-    )
-
-
-@strawberry.type(description="The credit and what it made of the balance.")
-class AddCreditPayload:
-    row: strawberry.Private[Any] = None
-    user_errors: list[UserError] = user_errors()
-
-    @strawberry.field(
-        description="The credit: the first one written under this key; null when refused."
-    )
-    def transaction(
-        self,
-    ) -> Annotated["Transaction", strawberry.lazy("schema.transactions")] | None:
-        return self.row
-
-    @strawberry.field(description="The credited account; null when refused.")
-    async def account(self, info: Info) -> Account | None:
-        if self.row is None:
-            return None
-        return await info.context.load.account.load((self.row.mandate_id, self.row.account_id))
-
-    @strawberry.field(description="The balance as it is now; null when refused.")
-    async def balance(self, info: Info) -> Balance | None:
-        if self.row is None:
-            return None
-        return await info.context.load.balance.load((self.row.mandate_id, self.row.user_id))
-
-
 @strawberry.input(description="What to change of an account. What is left out stays as it is.")
 class UpdateAccountInput:
     mandate_id: strawberry.ID = strawberry.field(description="The mandate of the account.")
@@ -240,11 +192,6 @@ class UpdateAccountPayload:
 
 @strawberry.type
 class AccountMutation:
-    @mutation("Sysadmin. Credits a member under PREPAY_USER, else the mandate's own account.")
-    async def add_credit(self, info: Info, input: AddCreditInput) -> AddCreditPayload:
-        row = await credits.add_credit(info.context.database, info.context.viewer, **given(input))
-        return AddCreditPayload(row=row)
-
     @mutation("Sysadmin. Enables or disables an account, or sets its own credit limit.")
     async def update_account(self, info: Info, input: UpdateAccountInput) -> UpdateAccountPayload:
         context = info.context

@@ -4,12 +4,13 @@ from typing import Annotated
 
 import strawberry
 
-from app.billing import accounts, directory
+from app.billing import directory
 from app.billing.models import MembershipRole
 from app.billing.paging import PageArguments
 from schema.accounts import Balance
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
+from schema.ids import joined_id
 from schema.inputs import MandateId, given
 from schema.mandates import Mandate
 from schema.paging import After, Before, Connection, First, Last
@@ -25,7 +26,7 @@ class Membership:
 
     @strawberry.field(description="The same for the same mandate and user.")
     def id(self) -> strawberry.ID:
-        return strawberry.ID(accounts.joined_id(self.mandate_id, self.user_id))
+        return joined_id(self.mandate_id, self.user_id)
 
     @strawberry.field(description="The mandate.")
     async def mandate(self, info: Info) -> Mandate:

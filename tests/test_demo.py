@@ -63,7 +63,9 @@ async def test_a_year_in_five_mandates(database: Database) -> None:
     keys = [(row.mandate_id, row.user_id) for row in await read_rows(database, memberships)]
     async with database.read() as connection:
         shown = {
-            balance.id: balance for balance in await balances_by_user(connection, keys) if balance
+            (balance.mandate_id, balance.user_id): balance
+            for balance in await balances_by_user(connection, keys)
+            if balance
         }
     empty, low = [], []
     for balance in shown.values():

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
-from urllib.parse import quote
 
 from sqlalchemy import Select, and_, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -46,7 +45,6 @@ class AccountView:
 class BalanceView:
     """A user's balance in a mandate, or the mandate's own, whether an account is open or not."""
 
-    id: str
     mandate_id: str
     user_id: str | None
     account_id: str | None
@@ -59,11 +57,6 @@ class BalanceView:
     warning_threshold: Decimal
     is_warning: bool
     as_of: datetime
-
-
-def joined_id(*parts: str) -> str:
-    """An id made of others, without two pairs that give the same."""
-    return "/".join(quote(part, safe="@:") for part in parts)
 
 
 _TERMS = (
@@ -267,7 +260,6 @@ def _balance_view(
         own_credit_limit=account.own_credit_limit if account else None,
     )
     return BalanceView(
-        id=joined_id(terms.mandate_id, *([owner] if owner else [])),
         mandate_id=terms.mandate_id,
         user_id=owner,
         account_id=account.id if account else None,
@@ -302,7 +294,7 @@ async def update_account(
 ) -> tuple[str, str]:
     """Changes `enabled` or the account's own `credit_limit` (None clears it); returns its key."""
     viewer.require_sys_admin(mandate_id)
-    refuse_null(changes, "enabled")
+    refuse_null(changes, accounts)
     check_credit_limit(changes.get("credit_limit"))
 
     async def unit(connection: AsyncConnection) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import orjson
 from email_validator import EmailNotValidError, validate_email
+from sqlalchemy import Table
 
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.money import format_decimal
@@ -67,10 +68,10 @@ def check_email(address: str, *field: str) -> None:
         raise invalid(f"This is no e-mail address: {error}", *field) from None
 
 
-def refuse_null(changes: Mapping[str, Any], *names: str) -> None:
-    """Left out keeps what is stored; null would have no meaning in these fields."""
-    for name in names:
-        if name in changes and changes[name] is None:
+def refuse_null(changes: Mapping[str, Any], table: Table) -> None:
+    """Left out keeps what is stored; null would have no meaning in a column that is never NULL."""
+    for name, value in changes.items():
+        if value is None and not table.c[name].nullable:
             raise invalid(f"{name} must not be null: leave it out to keep it as it is.", name)
 
 

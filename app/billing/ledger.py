@@ -40,6 +40,7 @@ _STEP = timedelta(microseconds=1)
 _UNSET_COLUMNS = dict.fromkeys(column.name for column in transactions.c)
 _MOVED = ("balance", "credited", "debited", "sequence", "funding_base", "last_transaction_at")
 
+_COLUMNS = tuple(column.name for column in accounts.c)
 _ROLLED_UP = ("user_id", "account_id", "aicore_provider", "aicore_model", "feature_code")
 
 
@@ -47,18 +48,19 @@ _ROLLED_UP = ("user_id", "account_id", "aicore_provider", "aicore_model", "featu
 class LockedAccount:
     """An account as it stands after what this unit has posted to it."""
 
+    mandate_id: str
     id: str
     account_type: AccountType
     user_id: str | None
-    balance: Decimal
-    credited: Decimal
-    debited: Decimal
-    sequence: int
-    funding_base: Decimal
-    credit_limit: Decimal | None
-    enabled: bool
     created_at: datetime
     last_transaction_at: datetime
+    balance: Decimal = ZERO
+    credited: Decimal = ZERO
+    debited: Decimal = ZERO
+    sequence: int = 0
+    funding_base: Decimal = ZERO
+    credit_limit: Decimal | None = None
+    enabled: bool = True
     is_new: bool = False
     is_needed: bool = False
     """Whether anything but its own opening was posted; else a new one is not opened after all."""
@@ -94,10 +96,8 @@ class Ledger:
             .with_for_update()
         )
         for row in rows:
-            columns = row._asdict()
-            del columns["mandate_id"]
-            self._accounts[row.user_id] = LockedAccount(**columns)
-        self.now = datetime.now(UTC)
+            self._accounts[row.user_id] = LockedAccount(**row._asdict())
+        self.now = datetime.now(UTC)  # after the wait
 
     async def written_under(self, keys: Iterable[str]) -> dict[str, Any]:
         """The transactions that these idempotency keys have written, read after the locks."""
@@ -118,16 +118,10 @@ class Ledger:
     def _open(self, owner: str | None) -> LockedAccount:
         """A new account with its default credit; written only if something else is posted to it."""
         account = LockedAccount(
+            mandate_id=self.mandate_id,
             id=new_key(self.now),
-            account_type=AccountType(PAYING_ACCOUNT[self.terms.billing_model]),
+            account_type=PAYING_ACCOUNT[self.terms.billing_model],
             user_id=owner,
-            balance=ZERO,
-            credited=ZERO,
-            debited=ZERO,
-            sequence=0,
-            funding_base=ZERO,
-            credit_limit=None,
-            enabled=True,
             created_at=self.now,
             last_transaction_at=self.now - _STEP,
             is_new=True,
@@ -221,13 +215,7 @@ class Ledger:
         if opened:
             await self.connection.execute(
                 insert(accounts),
-                [
-                    {
-                        column.name: getattr(account, column.name, self.mandate_id)
-                        for column in accounts.c
-                    }
-                    for account in opened
-                ],
+                [{name: getattr(account, name) for name in _COLUMNS} for account in opened],
             )
         if rows:
             await self.connection.execute(insert(transactions), rows)
@@ -250,7 +238,7 @@ class Ledger:
         for row in rows:
             if row["reference_type"] != ReferenceType.USAGE:
                 continue
-            day: dict[str, Any] = {"local_date": self.local_date(row["occurred_at"])}
+            day: dict[str, Any] = {"local_date": self._local_date(row["occurred_at"])}
             day |= {name: row[name] or "" for name in _ROLLED_UP}
             total = days.setdefault(
                 tuple(day.values()),
@@ -273,7 +261,7 @@ class Ledger:
             [days[key] for key in sorted(days)],
         )
 
-    def local_date(self, instant: datetime) -> date:
+    def _local_date(self, instant: datetime) -> date:
         """The day in the mandate's time zone that statistics count an instant to."""
         return instant.astimezone(self._zone).date()
 

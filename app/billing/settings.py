@@ -21,14 +21,6 @@ from app.billing.viewer import Viewer, mandate_not_found, sees
 from app.database import Database
 
 MAX_EMAILS = 20
-_NOT_NULL = (
-    "billing_model",
-    "default_user_credit",
-    "warning_threshold_percent",
-    "block_on_zero_balance",
-    "notify_on_warning",
-    "notify_emails",
-)
 
 
 def no_settings_yet(mandate_id: str, now: datetime) -> dict[str, Any]:
@@ -144,7 +136,7 @@ async def update_settings(
 
 
 def _check(changes: Mapping[str, Any], registered: Sequence[str]) -> None:
-    refuse_null(changes, *_NOT_NULL)
+    refuse_null(changes, settings)
     credit = changes.get("default_user_credit")
     if credit is not None:
         check_amount(credit, "default_user_credit", zero=True)

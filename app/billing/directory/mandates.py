@@ -66,7 +66,7 @@ async def upsert_mandate(
     """
     viewer.require_sys_admin()
     check_name(mandate_id, "id")
-    refuse_null(changes, "name", "currency", "time_zone")
+    refuse_null(changes, mandates)
     check_text(changes.get("name"), "name", most=200)
     if "currency" in changes:
         check_currency(changes["currency"])

@@ -118,7 +118,7 @@ async def upsert_membership(
     Returns the membership's row.
     """
     viewer.require_sys_admin(mandate_id)
-    refuse_null(changes, "role")
+    refuse_null(changes, memberships)
 
     async def unit(connection: AsyncConnection) -> Any:
         now = datetime.now(UTC)

@@ -62,7 +62,7 @@ async def upsert_user(
     """
     viewer.require_sys_admin()
     check_name(user_id, "id")
-    refuse_null(changes, "kind", "is_sys_admin", "enabled")
+    refuse_null(changes, users)
     for name in ("first_name", "last_name"):
         check_text(changes.get(name), name, most=200)
     if changes.get("email") is not None:
