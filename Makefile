@@ -6,12 +6,14 @@ ARGS ?= -n auto
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: run test check format lock schema clean
+.PHONY: run setup test check format lock schema clean
 
 run: $(READY) ## Serve on PORT, with demo data where the database is empty
 	@$(BIN)/billing migrate
 	@$(BIN)/billing seed-demo --if-empty
 	@$(BIN)/billing serve --demo --host $(HOST) --port $(PORT)
+
+setup: $(READY) ## Install into .venv
 
 test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
 	$(BIN)/pytest $(ARGS)
@@ -36,13 +38,14 @@ lock: $(READY) ## Resolve the newest versions that pyproject.toml allows
 	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 
 $(READY): .venv/locked pyproject.toml
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
 .venv/locked: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@echo 'Installing into .venv: about a minute.'
+	@$(PYTHON) -m venv --clear .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
 clean: ## Remove the virtual environment and the development database

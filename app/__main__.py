@@ -19,6 +19,7 @@ import uvicorn
 from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy import select
+from sqlalchemy.exc import DBAPIError
 
 from app import demo, imports, migrate
 from app.auth import issue_token
@@ -58,6 +59,10 @@ def main() -> None:
         _fail(f"The database cannot be reached: {cause}")
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except DBAPIError as error:
+        _fail(f"The database refused: {error.orig}")
+    except UnicodeEncodeError:
+        _fail("An argument is not UTF-8.")
     except BillingError as error:
         _fail(error.message)
     except (
@@ -132,7 +137,9 @@ def serve(
 async def _print_demo(settings: Settings, database: Database, address: str) -> None:
     """Where GraphiQL is, and for a demo user of each role the lines to paste."""
     typer.echo(f"GraphiQL: {address} (paste the braces of a user below into its Headers)\n")
-    query = json.dumps({"query": "{ balances { mandate { name } balance available } }"})
+    query = json.dumps(
+        {"query": "{ viewer { user { displayName } } mandates(first: 3) { nodes { name } } }"}
+    )
     for role, user_id in demo.ROLES.items():
         if await _is_active(database, user_id):
             bearer = f"Bearer {issue_token(settings, user_id, _DAY)}"
@@ -253,7 +260,7 @@ async def seed_demo(
     except demo.NotEmpty as error:
         if not if_empty:
             raise
-        typer.echo(error)
+        typer.echo("The database has mandates already: no demo data is added.")
     else:
         typer.echo(f"Five mandates with {booked:,} usage events are booked.")
 
@@ -264,7 +271,8 @@ async def import_usage(
     create_missing: Annotated[
         bool,
         typer.Option(
-            "--create-missing", help="Create mandates, users and memberships that the file names."
+            "--create-missing",
+            help="Create mandates (in CHF and UTC), users and memberships that the file names.",
         ),
     ] = False,
 ) -> None:

@@ -23,7 +23,8 @@ _IN_DEVELOPMENT = {
     "jwt_audience": "billing",
     "jwt_issuer": "billing",
 }
-_URL_OPTIONS = {"sqlite": set[str](), "postgresql": {"host", "port", "ssl"}}
+_URL_OPTIONS = {"sqlite": set[str](), "postgresql": {"host", "ssl"}}
+_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 class SettingsError(Exception):
@@ -95,6 +96,8 @@ class Settings(BaseSettings):
         if not known.issuperset(url.query):
             allowed = f"the options {', '.join(sorted(known))}" if known else "no options"
             raise ValueError(f"may have {allowed} behind its question mark")
+        if url.query.get("ssl", "prefer") not in _SSL_MODES:
+            raise ValueError(f"may have ssl as {', '.join(_SSL_MODES)}")
         return value
 
     @field_validator("providers", mode="before")

@@ -38,7 +38,7 @@ class Account:
         description="Its own credit limit under CREDIT_POSTPAY; null where the settings' applies."
     )
     warning_threshold: Decimal = strawberry.field(
-        description="warningThresholdPercent of the balance right after the latest credit (of the credit limit under CREDIT_POSTPAY), rounded down to 9 digits and never below 0."
+        description="warningThresholdPercent of the balance right after the latest credit that is no reversal (of the credit limit under CREDIT_POSTPAY), rounded down to 9 digits and never below 0."
     )
     is_warning: bool = strawberry.field(
         description="Whether available has come down to the threshold; false when available is null."
@@ -89,7 +89,7 @@ class Balance:
         description="The limit in force; null except under CREDIT_POSTPAY."
     )
     warning_threshold: Decimal = strawberry.field(
-        description="warningThresholdPercent of the balance right after the latest credit (of the credit limit under CREDIT_POSTPAY), rounded down to 9 digits and never below 0."
+        description="warningThresholdPercent of the balance right after the latest credit that is no reversal (of the credit limit under CREDIT_POSTPAY), rounded down to 9 digits and never below 0."
     )
     is_warning: bool = strawberry.field(
         description="Whether available has come down to the threshold; false when available is null."

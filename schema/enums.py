@@ -80,7 +80,7 @@ _document(
 _document(
     usage.UsageMode,
     "Whether a debit depends on the payer's funds.",
-    RECORD="Write it whatever the balance: the call has already happened.",
+    RECORD="Write it whatever the balance, the account's state or the provider: the call has already happened.",
     REQUIRE_FUNDS="Write it only if the payer may and can afford it.",
 )
 _document(

@@ -21,7 +21,9 @@ MAX_MESSAGE = 500
 logger = logging.getLogger("billing.schema")
 
 
-@strawberry.type(description="Something the caller can put right. Nothing was written.")
+@strawberry.type(
+    description="Something the caller can put right. What it is about was not written."
+)
 class UserError:
     code: UserErrorCode = strawberry.field(
         description="What kind of fault it is; programs branch on it."

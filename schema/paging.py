@@ -53,7 +53,7 @@ class Edge(Generic[Node]):
 
 
 @strawberry.type(
-    description="One page of a list. Nothing is skipped or repeated while others write."
+    description="One page of a list. A walk neither skips nor repeats what was there when it began, while others write. To follow what is written, begin at the newest end anew: rows become visible when they are committed, which may be a little after their createdAt."
 )
 class Connection(Generic[Node]):
     page: strawberry.Private[Page]

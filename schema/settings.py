@@ -42,8 +42,8 @@ class BillingSettings:
     block_on_zero_balance: bool = strawberry.field(
         description="Whether prepaid spending stops when the credit is used up."
     )
-    notify_on_warning: bool = strawberry.field(description="Whether warnings are sent.")
-    notify_emails: list[str] = strawberry.field(description="Who is warned.")
+    notify_on_warning: bool = strawberry.field(description="Whether notifyEmails are to be warned.")
+    notify_emails: list[str] = strawberry.field(description="Who is to be warned.")
     credit_limit: Decimal | None = strawberry.field(
         description="The most that may be owed under CREDIT_POSTPAY; null is no limit."
     )
@@ -119,10 +119,10 @@ class UpdateBillingSettingsInput:
         default=strawberry.UNSET,
     )
     notify_on_warning: bool | None = strawberry.field(
-        description="Whether warnings are sent.", default=strawberry.UNSET
+        description="Whether notifyEmails are to be warned.", default=strawberry.UNSET
     )
     notify_emails: list[str] | None = strawberry.field(
-        description="Who is warned: at most 20 e-mail addresses.", default=strawberry.UNSET
+        description="Who is to be warned: at most 20 e-mail addresses.", default=strawberry.UNSET
     )
     billing_address: BillingAddressInput | None = strawberry.field(
         description="Where invoices go; null clears it.", default=strawberry.UNSET

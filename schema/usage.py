@@ -48,7 +48,7 @@ class UsageEventInput:
 @strawberry.input(description="A batch of usage.")
 class RecordUsageInput:
     events: list[UsageEventInput] = strawberry.field(
-        description="1 to 1,000 events. Each has its own outcome; none takes another with it."
+        description="1 to 1,000 events. Each has its own outcome; a refused one takes no other with it. One that breaks the schema, such as an amount that is no Decimal, refuses the whole request and is named."
     )
 
 

@@ -344,3 +344,27 @@ async def test_settings_changed_at_once_lose_no_change(
     )
     codes = Counter(error["code"] for payload in payloads for error in payload["userErrors"])
     assert codes == {"VERSION_CONFLICT": 19}
+
+
+async def test_a_busy_mandate_can_still_be_changed(database: Database, servers: Servers) -> None:
+    acme = fresh("acme")
+    await add_mandate(database, acme, BillingModel.PREPAY_MANDATE)
+    done = False
+
+    async def keep_spending() -> None:
+        while not done:
+            await servers.send(debits(acme, "alice"))
+
+    change = {"mandateId": acme, "warningThresholdPercent": "20"}
+    async with asyncio.TaskGroup() as group:
+        for _ in range(16):
+            group.create_task(keep_spending())
+        await asyncio.sleep(1)
+        try:
+            async with asyncio.timeout(10):
+                for _ in range(3):
+                    [payload] = await servers.send(("root", UPDATE_SETTINGS, {"input": change}))
+                    assert payload["userErrors"] == []
+        finally:
+            done = True
+    await proven(database, acme)

@@ -22,8 +22,10 @@ async def test_every_operation_of_the_readme_works(database: Database, database_
     await seed_demo(database, datetime.now(UTC))
     assert len(OPERATIONS) == README.count("```graphql") > 10
     async with serving(settings) as api:
+        accounts = '{ accounts(mandateId: "demo-university", first: 1) { nodes { id } } }'
+        account_id = (await api.read("university-admin", accounts))["nodes"][0]["id"]
         for user_id, operation in OPERATIONS:
-            answer = await api(user_id, operation)
+            answer = await api(user_id, operation.replace("ACCOUNT-ID", account_id))
             assert (answer.status, answer.errors) == (200, []), operation
             for name, field in answer.data.items():
                 assert field not in (None, []), name
