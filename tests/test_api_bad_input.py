@@ -227,3 +227,38 @@ async def test_the_widest_values_are_accepted(database: Database, api: Api) -> N
         for size in ({"first": 1}, {"first": 500}, {"last": 1}, {"last": 500}):
             arguments = {} if name == "mandates" else {"mandateId": MANDATE}
             assert (await api.read("root", document(name), **arguments, **size))["nodes"]
+
+
+async def test_a_number_of_any_length_is_refused_by_name(database: Database, api: Api) -> None:
+    digits = "9" * 5000
+    for request, name in (
+        (f"{{ mandates(first: {digits}) {{ totalCount }} }}", "first"),
+        (f'{{ statistics(mandateId: "acme", period: YEAR, year: {digits}) {{ to }} }}', "year"),
+        (f"query($n: Int = {digits}) {{ mandates(first: $n) {{ totalCount }} }}", "n"),
+        (
+            'mutation { updateBillingSettings(input: {mandateId: "acme", expectedVersion:'
+            f" {digits}}}) {{ userErrors {{ code }} }} }}",
+            "expectedVersion",
+        ),
+    ):
+        answer = await api(None, request)
+        assert (answer.codes, answer.data) == (["BAD_USER_INPUT"], None)
+        assert name in answer.errors[0]["message"]
+
+
+@pytest.mark.parametrize("number", ["123456789012345678901234567", "1.0", "1e3"])
+async def test_an_id_that_has_lost_digits_is_refused(
+    database: Database, api: Api, number: str
+) -> None:
+    await add_world(database)
+    before = await dump(database)
+    request = "mutation($id: ID!) { upsertUser(input: {id: $id}) { user { id } } }"
+    answer = await api.client.post(
+        "/graphql",
+        content=f'{{"query": "{request}", "variables": {{"id": {number}}}}}',
+        headers=api.bearer("root") | {"Content-Type": "application/json"},
+    )
+    [error] = answer.json()["errors"]
+    assert error["extensions"]["code"] == "BAD_USER_INPUT"
+    assert "$id" in error["message"]
+    assert await dump(database) == before

@@ -1,3 +1,5 @@
+import base64
+import json
 import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -428,3 +430,59 @@ async def test_an_admins_list_reads_the_totals_from_the_accounts(
         await api.read("ada", query)
     [summing] = [statement for statement in sent if "sum(" in statement]
     assert "FROM account" in summing
+
+
+async def test_a_page_between_two_cursors_knows_its_neighbours(
+    database: Database, api: Api
+) -> None:
+    await add_people(database)
+    await record(database, *(usage_event(key=f"u{n}") for n in range(6)))
+    cursors = [edge["cursor"] for edge in (await api.read("ada", PAGE, id=MANDATE))["edges"]]
+    for arguments, expected in (
+        ({"first": 2, "before": cursors[4]}, (["u5", "u4"], True, False)),
+        ({"first": 9, "before": cursors[4]}, (["u5", "u4", "u3", "u2"], True, False)),
+        ({"last": 2, "after": cursors[1]}, (["u1", "u0"], False, True)),
+        ({"last": 9, "after": cursors[3]}, (["u1", "u0"], False, True)),
+        ({"first": 2, "after": cursors[0], "before": cursors[4]}, (["u4", "u3"], True, True)),
+    ):
+        page = await api.read("ada", PAGE, id=MANDATE, **arguments)
+        info = page["pageInfo"]
+        assert (keys(page), info["hasNextPage"], info["hasPreviousPage"]) == expected
+
+
+async def test_a_forged_cursor_is_refused(database: Database, api: Api) -> None:
+    await add_people(database)
+    await record(database, usage_event())
+    for field in ("CREATED_AT", "OCCURRED_AT", "AMOUNT"):
+        order = {"orderBy": {"field": field, "direction": "DESC"}}
+        page = await api.read("ada", PAGE, id=MANDATE, **order)
+        cursor = page["edges"][0]["cursor"]
+        parts = json.loads(base64.urlsafe_b64decode(cursor))
+        hostile: list[Any] = ["nonsense", "", "x" * 100_000, None, 1, [], "9" * 30, "2026-01-01"]
+        forged = [f"{cursor}!", f" {cursor}", f"{cursor}\n"]
+        for place in range(1, len(parts)):
+            for value in hostile:
+                changed = [*parts[:place], value, *parts[place + 1 :]]
+                forged.append(base64.urlsafe_b64encode(json.dumps(changed).encode()).decode())
+        for text in forged:
+            answer = await api("ada", PAGE, id=MANDATE, after=text, **order)
+            assert (answer.codes, answer.data) == (["BAD_USER_INPUT"], {"transactions": None})
+
+
+async def test_keys_are_no_filter_for_those_who_may_not_read_them(
+    database: Database, api: Api
+) -> None:
+    await add_people(database)
+    await record(database, usage_event(key="u1"))
+    wanted = {"idempotencyKey": "u1"}
+    for user_id, found in (("alice", 0), ("gateway", 0), ("ada", 1), ("root", 1)):
+        page = await api.read(user_id, PAGE, id=MANDATE, filter=wanted)
+        assert (user_id, len(page["nodes"]), page["totalCount"]) == (user_id, found, found)
+
+
+@pytest.mark.parametrize("text", ["İstanbul", "STRASSE", "ΟΔΟΣ", "Ünïcödé"])
+async def test_the_exact_text_is_found(database: Database, api: Api, text: str) -> None:
+    await add_people(database)
+    await record(database, usage_event(key="u1", description=f"to {text}"))
+    page = await api.read("ada", PAGE, id=MANDATE, filter={"search": text})
+    assert keys(page) == ["u1"]

@@ -190,58 +190,53 @@ async def test_null_is_refused_elsewhere(database: Database, name: str) -> None:
 NANO = Decimal("0.000000001")
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "code", "path"),
-    [
-        ("default_user_credit", -NANO, "INVALID", ()),
-        ("default_user_credit", 1_000_000 + NANO, "LIMIT_EXCEEDED", ()),
-        ("warning_threshold_percent", -NANO, "INVALID", ()),
-        ("warning_threshold_percent", 100 + NANO, "INVALID", ()),
-        ("warning_threshold_percent", Decimal("9" * 30), "INVALID", ()),
-        ("credit_limit", -NANO, "INVALID", ()),
-        ("credit_limit", 1_000_000_000 + NANO, "LIMIT_EXCEEDED", ()),
-        ("credit_limit", Decimal("9" * 30), "LIMIT_EXCEEDED", ()),
-        ("notify_emails", ["a@example.com"] * 21, "INVALID", ()),
-        *[
-            ("notify_emails", ["a@example.com", wrong], "INVALID", ("1",))
-            for wrong in (
-                "",
-                "a",
-                "a@",
-                "@example.com",
-                "a@b",
-                "a b@example.com",
-                "a@example.com\n",
-                "a@example.com\r\nBcc: b@example.com",
-                "a@example.com\0",
-                "a@example.com,b@example.com",
-                "A <a@example.com>",
-                "x" * 100_000,
-                "x" * 100_000 + "@example.com",
-            )
-        ],
-        *[
-            ("billing_address", {"country": wrong}, "INVALID", ("country",))
-            for wrong in ("ch", "CHE", "XX", "", " ", "C\0")
-        ],
-        ("billing_address", {"email": "a"}, "INVALID", ("email",)),
-        ("billing_address", {"company": "x" * 201}, "INVALID", ("company",)),
-        ("billing_address", {"city": " "}, "INVALID", ("city",)),
-        ("billing_address", {"street": "a\0b"}, "INVALID", ("street",)),
-        ("allowed_providers", ["azure", "Azure"], "INVALID", ("1",)),
-        ("allowed_providers", ["unregistered"], "INVALID", ("0",)),
-        ("allowed_providers", [""], "INVALID", ("0",)),
+BAD: list[tuple[str, Any, str, tuple[str, ...]]] = [
+    ("default_user_credit", -NANO, "INVALID", ()),
+    ("default_user_credit", 1_000_000 + NANO, "LIMIT_EXCEEDED", ()),
+    ("warning_threshold_percent", -NANO, "INVALID", ()),
+    ("warning_threshold_percent", 100 + NANO, "INVALID", ()),
+    ("warning_threshold_percent", Decimal("9" * 30), "INVALID", ()),
+    ("credit_limit", -NANO, "INVALID", ()),
+    ("credit_limit", 1_000_000_000 + NANO, "LIMIT_EXCEEDED", ()),
+    ("credit_limit", Decimal("9" * 30), "LIMIT_EXCEEDED", ()),
+    ("notify_emails", ["a@example.com"] * 21, "INVALID", ()),
+    *[
+        ("notify_emails", ["a@example.com", wrong], "INVALID", ("1",))
+        for wrong in (
+            "",
+            "a",
+            "a@",
+            "@example.com",
+            "a@b",
+            "a b@example.com",
+            "a@example.com\n",
+            "a@example.com\r\nBcc: b@example.com",
+            "a@example.com\0",
+            "a@example.com,b@example.com",
+            "A <a@example.com>",
+            "x" * 100_000,
+            "x" * 100_000 + "@example.com",
+        )
     ],
-)
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
-async def test_bad_input_is_refused_and_named(
-    database: Database, name: str, value: Any, code: str, path: tuple[str, ...]
-) -> None:
+    *[
+        ("billing_address", {"country": wrong}, "INVALID", ("country",))
+        for wrong in ("ch", "CHE", "XX", "", " ", "C\0")
+    ],
+    ("billing_address", {"email": "a"}, "INVALID", ("email",)),
+    ("billing_address", {"company": "x" * 201}, "INVALID", ("company",)),
+    ("billing_address", {"city": " "}, "INVALID", ("city",)),
+    ("billing_address", {"street": "a\0b"}, "INVALID", ("street",)),
+    ("allowed_providers", ["azure", "Azure"], "INVALID", ("1",)),
+    ("allowed_providers", ["unregistered"], "INVALID", ("0",)),
+    ("allowed_providers", [""], "INVALID", ("0",)),
+]
+
+
+async def test_bad_input_is_refused_and_named(database: Database) -> None:
     await add_mandate(database)
-    assert await refused(database, billing_model=PREPAY_USER, **{name: value}) == (
-        code,
-        (name, *path),
-    )
+    for name, value, code, path in BAD:
+        found = await refused(database, billing_model=PREPAY_USER, **{name: value})
+        assert found == (code, (name, *path)), str(value)[:50]
 
 
 async def test_values_at_their_limits_are_kept(database: Database) -> None:

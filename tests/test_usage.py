@@ -236,18 +236,11 @@ async def test_a_disabled_account_spends_under_no_model(
 
 
 @pytest.mark.parametrize(
-    ("allowed", "provider", "expected"),
+    ("allowed", "may_use", "may_not_use"),
     [
-        (None, None, RECORDED),
-        (None, "azure", RECORDED),
-        (None, "Azure", "PROVIDER_NOT_ALLOWED"),
-        (None, "unregistered", "PROVIDER_NOT_ALLOWED"),
-        ([], None, "PROVIDER_NOT_ALLOWED"),
-        ([], "azure", "PROVIDER_NOT_ALLOWED"),
-        (["azure", "openai"], "azure", RECORDED),
-        (["azure", "openai"], "AZURE", "PROVIDER_NOT_ALLOWED"),
-        (["azure", "openai"], "mistral", "PROVIDER_NOT_ALLOWED"),
-        (["azure", "openai"], None, "PROVIDER_NOT_ALLOWED"),
+        (None, [None, "azure"], ["Azure", "unregistered"]),
+        ([], [], [None, "azure"]),
+        (["azure", "openai"], ["azure"], [None, "AZURE", "mistral", "unregistered"]),
     ],
 )
 @pytest.mark.parametrize("model", [UNLIMITED, PREPAY_USER])
@@ -255,16 +248,21 @@ async def test_providers_that_may_be_used(
     database: Database,
     model: BillingModel,
     allowed: list[str] | None,
-    provider: str | None,
-    expected: str,
+    may_use: list[str | None],
+    may_not_use: list[str | None],
 ) -> None:
     await add_mandate(database, model=model, allowed_providers=allowed)
+    for name in may_use:
+        assert outcomes(await record(database, spend(1, aicore_provider=name))) == [RECORDED]
     before = await dump(database)
-    [result] = await record(database, spend(1, aicore_provider=provider))
-    assert outcomes([result]) == [expected]
-    if result.error:
-        assert result.error.field == ("events", "0", "aicore_provider")
-        assert await dump(database) == before
+    results = await record(database, *(spend(1, aicore_provider=name) for name in may_not_use))
+    for place, result in enumerate(results):
+        assert result.error is not None
+        assert (result.error.code, result.error.field) == (
+            "PROVIDER_NOT_ALLOWED",
+            ("events", str(place), "aicore_provider"),
+        )
+    assert await dump(database) == before
 
 
 async def test_a_mandate_without_settings_spends_as_unlimited(database: Database) -> None:
@@ -345,11 +343,23 @@ async def test_a_retry_within_a_batch_returns_the_first_result(database: Databas
     assert await balances(database) == {None: -3}
 
 
-@pytest.mark.parametrize(
-    "change",
-    [
+async def test_other_content_under_a_used_key_is_a_conflict(database: Database) -> None:
+    """Also where it would be refused for another reason."""
+    await add_mandate(database, users=["alice", "bob"])
+    now = datetime.now(UTC)
+    event = usage_event(
+        1,
+        key="call-1",
+        workflow_id="flow",
+        aicore_provider="azure",
+        occurred_at=now - timedelta(hours=1),
+    )
+    await record(database, event)
+    changes: list[dict[str, Any]] = [
         {"amount": Decimal("1.000000001")},
+        {"amount": Decimal(-1)},
         {"user_id": "bob"},
+        {"user_id": "nobody"},
         {"description": "Another"},
         {"workflow_id": "other"},
         {"workflow_id": None},
@@ -357,24 +367,10 @@ async def test_a_retry_within_a_batch_returns_the_first_result(database: Databas
         {"aicore_provider": None},
         {"aicore_model": "other"},
         {"occurred_at": None},
-        {"occurred_at": datetime.now(UTC)},
-        {"amount": Decimal(-1)},
-        {"user_id": "nobody"},
-    ],
-)
-async def test_other_content_under_a_used_key_is_a_conflict(
-    database: Database, change: dict[str, Any]
-) -> None:
-    await add_mandate(database, users=["alice", "bob"])
-    event = usage_event(
-        1,
-        key="call-1",
-        workflow_id="flow",
-        aicore_provider="azure",
-        occurred_at=datetime.now(UTC) - timedelta(hours=1),
-    )
-    await record(database, event)
-    assert await refused(database, replace(event, **change)) == ["IDEMPOTENCY_CONFLICT"]
+        {"occurred_at": now},
+    ]
+    conflicts = await refused(database, *(replace(event, **change) for change in changes))
+    assert conflicts == ["IDEMPOTENCY_CONFLICT"] * len(changes)
 
 
 async def test_the_same_instant_in_another_zone_is_the_same_content(database: Database) -> None:
@@ -509,38 +505,38 @@ async def test_an_import_may_name_an_old_date(database: Database) -> None:
 # Bad input
 
 
-@pytest.mark.parametrize(
-    ("fields", "field", "code"),
-    [
-        ({"amount": -1}, "amount", "INVALID"),
-        ({"amount": "-0.000000001"}, "amount", "INVALID"),
-        ({"amount": "1000000.000000001"}, "amount", "LIMIT_EXCEEDED"),
-        ({"amount": "9" * 30}, "amount", "LIMIT_EXCEEDED"),
-        ({"description": ""}, "description", "INVALID"),
-        ({"description": " \n"}, "description", "INVALID"),
-        ({"description": "x" * 1001}, "description", "INVALID"),
-        ({"description": "a\0b"}, "description", "INVALID"),
-        *[
-            ({name: value}, name, "INVALID")
-            for name in ("workflow_id", "feature_code", "aicore_provider", "aicore_model")
-            for value in ("", " ", "a\0b", "a\nb", " a", "x" * 129, "x" * 100_000)
-        ],
-        ({"key": "a\0b"}, "idempotency_key", "INVALID"),
-        ({"key": " "}, "idempotency_key", "INVALID"),
-        ({"key": "x" * 256}, "idempotency_key", "INVALID"),
-        ({"key": "x" * 100_000}, "idempotency_key", "INVALID"),
+BAD: list[tuple[dict[str, Any], str, str]] = [
+    ({"amount": -1}, "amount", "INVALID"),
+    ({"amount": "-0.000000001"}, "amount", "INVALID"),
+    ({"amount": "1000000.000000001"}, "amount", "LIMIT_EXCEEDED"),
+    ({"amount": "9" * 30}, "amount", "LIMIT_EXCEEDED"),
+    ({"description": ""}, "description", "INVALID"),
+    ({"description": " \n"}, "description", "INVALID"),
+    ({"description": "x" * 1001}, "description", "INVALID"),
+    ({"description": "a\0b"}, "description", "INVALID"),
+    *[
+        ({name: value}, name, "INVALID")
+        for name in ("workflow_id", "feature_code", "aicore_provider", "aicore_model")
+        for value in ("", " ", "a\0b", "a\nb", " a", "x" * 129, "x" * 100_000)
     ],
-)
-async def test_bad_input_is_refused_and_named(
-    database: Database, fields: dict[str, Any], field: str, code: str
-) -> None:
-    """The event beside it is recorded all the same."""
+    ({"key": "a\0b"}, "idempotency_key", "INVALID"),
+    ({"key": " "}, "idempotency_key", "INVALID"),
+    ({"key": "x" * 256}, "idempotency_key", "INVALID"),
+    ({"key": "x" * 100_000}, "idempotency_key", "INVALID"),
+]
+
+
+async def test_bad_input_is_refused_and_named(database: Database) -> None:
+    """And takes no other event of the batch with it."""
     await add_mandate(database)
-    bad, good = await record(database, usage_event(**fields), usage_event(1))
-    assert bad.error is not None
-    assert (bad.error.code, bad.error.field) == (code, ("events", "0", field))
-    assert outcomes([good]) == [RECORDED]
-    assert len(await ledger_rows(database)) == 1
+    batch = [event for bad, _, _ in BAD for event in (usage_event(**bad), usage_event(1))]
+    results = await record(database, *batch)
+    assert outcomes(results[1::2]) == [RECORDED] * len(BAD)
+    for place, (bad, field, code) in enumerate(BAD):
+        error = results[2 * place].error
+        assert error is not None, bad
+        assert (error.code, error.field) == (code, ("events", str(2 * place), field)), bad
+    assert len(await ledger_rows(database)) == len(BAD)
 
 
 async def test_an_empty_key_is_refused(database: Database) -> None:
