@@ -370,9 +370,9 @@ def test_no_demo_in_production(
 def test_seed_demo_leaves_other_data_alone(billing: Billing, on_database: OnDatabase) -> None:
     on_database(add_mandate)
     before = on_database(dump)
-    message = "The database has mandates already: demo data needs an empty one."
-    assert billing("seed-demo") == failure(message)
-    assert billing("seed-demo", "--if-empty") == (0, f"{message}\n", "")
+    has = "The database has mandates already:"
+    assert billing("seed-demo") == failure(f"{has} demo data needs an empty one.")
+    assert billing("seed-demo", "--if-empty") == (0, f"{has} no demo data is added.\n", "")
     assert on_database(dump) == before
 
 

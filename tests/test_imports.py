@@ -239,7 +239,7 @@ BAD = {
     "before all time": (line("x", occurred_at="0001-01-01T00:00:00+14:00"), "occurred_at must be"),
     "long ago": (line("x", occurred_at="1999-12-31T23:59:59Z"), "occurred_at must be from 2000"),
     "in the future": (
-        line("x", occurred_at=(datetime.now(UTC) + timedelta(minutes=6)).isoformat()),
+        line("x", occurred_at=(datetime.now(UTC) + timedelta(hours=1)).isoformat()),
         "occurred_at must be from 2000 on and at most 5 minutes ahead",
     ),
     "no mandate": (line("x", mandate_id=""), "mandate_id must not be empty"),
@@ -394,7 +394,7 @@ async def test_a_real_trace_is_booked_to_the_last_digit(
     assert counts(first) == (len(rows), 0, 0)
     second = await import_usage(database, trace, PROVIDERS, create_missing=True)
     assert counts(second) == (0, len(rows), 0)
-    assert len(await imports_audited(database)) == len(expected)
+    assert {event.mandate_id for event in await imports_audited(database)} == {*expected}
     opened = await read_rows(database, accounts)
     assert {row.mandate_id: -row.balance for row in opened} == expected
     for mandate_id in expected:
