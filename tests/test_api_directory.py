@@ -227,63 +227,66 @@ async def test_sysadmin_keeps_users(database: Database, api: Api) -> None:
     await add_people(database)
     fields = f"user {USER}"
     new: dict[str, Any] = {
-        "id": "uma",
+        "id": "new-user",
         "email": None,
         "firstName": None,
         "lastName": None,
         "kind": "HUMAN",
     }
-    assert await mutate(api, "upsertUser", fields, id="uma") == (new | {"displayName": "uma"}, [])
+    assert await mutate(api, "upsertUser", fields, id="new-user") == (
+        new | {"displayName": "new-user"},
+        [],
+    )
     steps: list[tuple[dict[str, Any], str]] = [
-        ({"email": "uma@example.com"}, "uma@example.com"),
-        ({"lastName": "Unger"}, "Unger"),
-        ({"firstName": "Uma", "kind": "SERVICE"}, "Uma Unger"),
-        ({"firstName": None}, "Unger"),
-        ({"lastName": None, "email": None}, "uma"),
-        ({"isSysAdmin": True, "kind": "HUMAN"}, "uma"),
-        ({"enabled": False}, "uma"),
-        ({}, "uma"),
+        ({"email": "new@example.com"}, "new@example.com"),
+        ({"lastName": "Person"}, "Person"),
+        ({"firstName": "New", "kind": "SERVICE"}, "New Person"),
+        ({"firstName": None}, "Person"),
+        ({"lastName": None, "email": None}, "new-user"),
+        ({"isSysAdmin": True, "kind": "HUMAN"}, "new-user"),
+        ({"enabled": False}, "new-user"),
+        ({}, "new-user"),
     ]
     for changes, name in steps:
         new |= {key: value for key, value in changes.items() if key in new}
         shown = new | {"displayName": name}
-        assert await mutate(api, "upsertUser", fields, id="uma", **changes) == (shown, [])
-    [row] = await read_rows(database, users, id="uma")
+        assert await mutate(api, "upsertUser", fields, id="new-user", **changes) == (shown, [])
+    [row] = await read_rows(database, users, id="new-user")
     assert (row.is_sys_admin, row.enabled) == (True, False)
     before = await dump(database)
     for field, wrong in (
         *((field, None) for field in ("kind", "isSysAdmin", "enabled")),
-        *(("email", wrong) for wrong in ("uma", "uma@example.com\n", "")),
+        *(("email", wrong) for wrong in ("new-user", "new@example.com\n", "")),
         ("firstName", ""),
         ("lastName", "x" * 201),
         ("id", "u\nma"),
     ):
-        refused = await mutate(api, "upsertUser", fields, **{"id": "uma", field: wrong})
+        refused = await mutate(api, "upsertUser", fields, **{"id": "new-user", field: wrong})
         assert (field, wrong, *refused) == (field, wrong, None, [("INVALID", field)])
     assert await dump(database) == before
 
 
 async def test_sysadmin_keeps_memberships(database: Database, api: Api) -> None:
     await add_people(database, model=BillingModel.PREPAY_USER)
-    await add_user(database, "uma")
+    await add_user(database, "new-user")
     fields = "membership { id role user { id } balance { balance available } }"
-    this = {"mandateId": MANDATE, "userId": "uma"}
+    this = {"mandateId": MANDATE, "userId": "new-user"}
     shown = {
         "id": f"{MANDATE}/uma",
-        "user": {"id": "uma"},
+        "user": {"id": "new-user"},
         "balance": {"balance": "0", "available": "10"},
     }
     for role in ("MEMBER", "ADMIN"):
         for given in ({"role": role}, {}):
             joined = await mutate(api, "upsertMembership", fields, **this, **given)
             assert joined == (shown | {"role": role}, [])
-        allowed = (await api("uma", USERS, id=MANDATE)).errors == []
+        allowed = (await api("new-user", USERS, id=MANDATE)).errors == []
         assert allowed == (role == "ADMIN")
-    await credit(database, 5, "uma")
+    await credit(database, 5, "new-user")
     assert await mutate(api, "removeMembership", "removed", **this) == (True, [])
     assert await mutate(api, "removeMembership", "removed", **this) == (False, [])
-    assert await api.read("uma", f'{{ mandate(id: "{MANDATE}") {{ id }} }}') is None
-    assert "uma" not in ids(await api.read("ada", USERS, id=MANDATE))
+    assert await api.read("new-user", f'{{ mandate(id: "{MANDATE}") {{ id }} }}') is None
+    assert "new-user" not in ids(await api.read("ada", USERS, id=MANDATE))
     again, errors = await mutate(api, "upsertMembership", fields, **this)
     assert (again["role"], errors) == ("MEMBER", [])
     assert again["balance"] == {"balance": "15", "available": "15"}
@@ -295,8 +298,10 @@ async def test_sysadmin_keeps_memberships(database: Database, api: Api) -> None:
     ):
         refused = await mutate(api, "upsertMembership", fields, **this | {name: wrong})
         assert refused == (None, [(code, name)])
-    gone = await mutate(api, "removeMembership", "removed", mandateId="nowhere", userId="uma")
+    gone = await mutate(api, "removeMembership", "removed", mandateId="nowhere", userId="new-user")
     assert gone == (False, [("NOT_FOUND", "mandateId")])
-    gone = await mutate(api, "removeMembership", "removed", mandateId=OTHER_MANDATE, userId="uma")
+    gone = await mutate(
+        api, "removeMembership", "removed", mandateId=OTHER_MANDATE, userId="new-user"
+    )
     assert gone == (False, [])
     assert await dump(database) == before

@@ -24,7 +24,7 @@ async def write_audit_event(
     before: Mapping[str, Any] | None,
     after: Mapping[str, Any] | None,
 ) -> None:
-    """One event. `action` is such as "settings.updated", `subject` such as "user:alice"."""
+    """One event. `action` is such as "settings.updated", `subject` such as "user:ID"."""
     event = audit_event(
         viewer, now, action, subject, mandate_id=mandate_id, before=before, after=after
     )
