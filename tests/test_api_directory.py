@@ -259,7 +259,7 @@ async def test_sysadmin_keeps_users(database: Database, api: Api) -> None:
         *(("email", wrong) for wrong in ("new-user", "new@example.com\n", "")),
         ("firstName", ""),
         ("lastName", "x" * 201),
-        ("id", "u\nma"),
+        ("id", "new\nuser"),
     ):
         refused = await mutate(api, "upsertUser", fields, **{"id": "new-user", field: wrong})
         assert (field, wrong, *refused) == (field, wrong, None, [("INVALID", field)])
@@ -272,7 +272,7 @@ async def test_sysadmin_keeps_memberships(database: Database, api: Api) -> None:
     fields = "membership { id role user { id } balance { balance available } }"
     this = {"mandateId": MANDATE, "userId": "new-user"}
     shown = {
-        "id": f"{MANDATE}/uma",
+        "id": f"{MANDATE}/new-user",
         "user": {"id": "new-user"},
         "balance": {"balance": "0", "available": "10"},
     }

@@ -210,7 +210,9 @@ class Ledger:
         lets one of them through and runs the other again: it is opened, and credited, once.
         """
         moved = [account for account in self._accounts.values() if account.is_needed]
-        opened = [account for account in moved if account.is_new]
+        opened = sorted(
+            (account for account in moved if account.is_new), key=lambda new: new.user_id or ""
+        )
         rows = [vars(row) for account in moved for row in account.rows]
         if opened:
             await self.connection.execute(
