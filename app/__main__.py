@@ -257,7 +257,7 @@ async def seed_demo(
                     datetime.now(UTC),
                     advance=lambda done, total: bars.update(task, completed=done, total=total),
                 )
-    except demo.NotEmpty as error:
+    except demo.NotEmpty:
         if not if_empty:
             raise
         typer.echo("The database has mandates already: no demo data is added.")
