@@ -100,9 +100,12 @@ async def import_usage(
         for row in chunk:
             by_mandate.setdefault(row[1].mandate_id, []).append(row)
         turn = asyncio.Semaphore(_AT_ONCE)
-        await asyncio.gather(
-            *(_book(database, rows, registered, report, turn) for rows in by_mandate.values())
+        booked = await asyncio.gather(
+            *(_book(database, rows, registered, report, turn) for rows in by_mandate.values()),
+            return_exceptions=True,  # one that fails does not break off the others
         )
+        for failure in filter(None, booked):
+            raise failure
     report.seconds = time.monotonic() - started
     return report
 
