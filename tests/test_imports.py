@@ -19,7 +19,6 @@ from app.billing.directory import (
 )
 from app.billing.models import (
     MembershipRole,
-    accounts,
     audit_events,
     mandates,
     memberships,
@@ -31,6 +30,7 @@ from app.billing.verify import verify_ledger
 from app.billing.viewer import OPERATOR
 from app.database import Database, DatabaseUnavailable
 from app.imports import HEADER, ImportReport, WrongHeader, import_usage
+from tests.api import Api
 from tests.world import (
     MANDATE,
     OTHER_MANDATE,
@@ -373,6 +373,18 @@ async def test_what_was_booked_before_a_failure_is_audited(
     assert (event.mandate_id, event.after["recorded"]) == (MANDATE, 1)
 
 
+TOTALS = """query($id: ID!) {
+    accounts(mandateId: $id) { totalBalance }
+    all: transactions(mandateId: $id, first: 1) { totals { debits } }
+    debits: transactions(mandateId: $id, first: 1, filter: {transactionType: DEBIT}) {
+        totals { debits }
+    }
+}"""
+COST = """query($id: ID!, $year: Int!) {
+    statistics(mandateId: $id, period: YEAR, year: $year) { totalCost }
+}"""
+
+
 @pytest.fixture
 def trace() -> list[str]:
     """The lines of a file of real usage."""
@@ -384,7 +396,7 @@ def trace() -> list[str]:
 
 
 async def test_a_real_trace_is_booked_to_the_last_digit(
-    database: Database, trace: list[str]
+    database: Database, api: Api, trace: list[str]
 ) -> None:
     rows = list(csv.DictReader(trace))
     expected: dict[str, Decimal] = defaultdict(Decimal)
@@ -395,8 +407,17 @@ async def test_a_real_trace_is_booked_to_the_last_digit(
     second = await import_usage(database, trace, PROVIDERS, create_missing=True)
     assert counts(second) == (0, len(rows), 0)
     assert {event.mandate_id for event in await imports_audited(database)} == {*expected}
-    opened = await read_rows(database, accounts)
-    assert {row.mandate_id: -row.balance for row in opened} == expected
-    for mandate_id in expected:
+    await upsert_user(database, OPERATOR, "root", {"is_sys_admin": True})
+    years = {row["occurred_at"][:4] for row in rows}
+    for mandate_id, total in expected.items():
+        shown = await api.read("root", TOTALS, id=mandate_id)
+        assert Decimal(shown["accounts"]["totalBalance"]) == -total
+        assert Decimal(shown["all"]["totals"]["debits"]) == total
+        assert Decimal(shown["debits"]["totals"]["debits"]) == total
+        costs = [
+            Decimal((await api.read("root", COST, id=mandate_id, year=int(year)))["totalCost"])
+            for year in years
+        ]
+        assert sum(costs) == total
         async with database.snapshot() as connection:
             assert await verify_ledger(connection, mandate_id) == []
