@@ -1,4 +1,4 @@
-"""The database: how to read it, how to change it in one unit, and which revision it must have.
+"""The database: how to read it, and how to change it in one unit of work.
 
 SQLite and PostgreSQL behave alike behind this module. It knows no table.
 """
@@ -86,7 +86,7 @@ class Database:
 
     @property
     def engine(self) -> AsyncEngine:
-        """The writing engine, for migrations and tests."""
+        """The writing engine, for tests that look underneath."""
         return self._writer
 
     @asynccontextmanager
@@ -114,7 +114,8 @@ class Database:
         """Runs `unit` in one database transaction and returns what it returned, once committed.
 
         A deadlock, a serialization failure, a busy database or a unique violation runs the whole
-        unit again, in a new transaction: by then it sees what the other one has written.
+        unit again, in a new transaction: by then it sees what the other one has written. After 8
+        attempts it gives up with DatabaseUnavailable, or IntegrityError for a unique violation.
         """
         for attempt in range(1, ATTEMPTS + 1):
             try:

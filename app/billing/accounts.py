@@ -145,7 +145,10 @@ async def list_accounts(
     enabled: bool | None,
     page: PageArguments,
 ) -> Page | None:
-    """The accounts of a mandate, newest first, for its admins."""
+    """The accounts of a mandate, newest first, for its admins; Forbidden for others.
+
+    None where the mandate does not exist or is not the viewer's.
+    """
     async with database.read() as connection:
         if not await sees(connection, viewer, mandate_id):
             return None
@@ -177,7 +180,11 @@ async def list_accounts(
 async def find_balance(
     database: Database, viewer: Viewer, mandate_id: str, user_id: str | None
 ) -> BalanceView | None:
-    """One balance. Under PREPAY_USER that of `user_id`, the viewer's own when left out."""
+    """One balance. Under PREPAY_USER that of `user_id`, the viewer's own when left out.
+
+    None where the mandate is not the viewer's or the user was never in it; Forbidden for a member
+    who names another; BadInput where nobody is named and the viewer has no balance there.
+    """
     only = viewer.only_user(mandate_id)
     async with database.read() as connection:
         if not await sees(connection, viewer, mandate_id):

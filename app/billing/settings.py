@@ -72,7 +72,10 @@ async def find_and_lock_settings(
 
 
 async def find_settings(database: Database, viewer: Viewer, mandate_id: str) -> Any:
-    """The settings, for the mandate's admins; None where it has none yet."""
+    """The settings, for the mandate's admins; Forbidden for others.
+
+    None where there are none yet, and where the mandate is not the viewer's.
+    """
     async with database.read() as connection:
         if not await sees(connection, viewer, mandate_id):
             return None
@@ -217,7 +220,7 @@ async def _check_model_change(connection: AsyncConnection, stored: Any, model: s
 async def list_providers(
     database: Database, viewer: Viewer, mandate_id: str, registered: Sequence[str]
 ) -> Sequence[str] | None:
-    """The registered providers that a mandate's members may use, in the order registered."""
+    """The registered providers that a mandate's members may use; None where it is not the viewer's."""
     async with database.read() as connection:
         if not await sees(connection, viewer, mandate_id):
             return None

@@ -77,11 +77,14 @@ async def list_transactions(
     mandate_id: str,
     *,
     filter: TransactionFilter,  # noqa: A002
-    order_by: TransactionOrderField = TransactionOrderField.CREATED_AT,
-    descending: bool = True,
+    order_by: TransactionOrderField,
+    descending: bool,
     page: PageArguments,
 ) -> Page | None:
-    """A mandate's transactions that the viewer may see, newest first unless ordered otherwise."""
+    """A mandate's transactions that the viewer may see; None where it is not the viewer's.
+
+    BadInput for a page or a filter that no row can meet.
+    """
     check_wanted(filter.workflow_id, "workflowId")
     check_wanted(filter.feature_code, "featureCode")
     check_wanted(filter.aicore_provider, "aicoreProvider")

@@ -30,7 +30,6 @@ NEW_MEMBERSHIP = {"role": MembershipRole.MEMBER}
 class Member:
     """A user of a mandate, or one who has left it."""
 
-    user_id: str
     has_left: bool
     enabled: bool
 
@@ -49,7 +48,7 @@ async def members_by_user(
         .where(memberships.c.mandate_id == mandate_id, memberships.c.user_id.in_(user_ids))
     )
     return {
-        row.user_id: Member(row.user_id, has_left=row.left_at is not None, enabled=row.enabled)
+        row.user_id: Member(has_left=row.left_at is not None, enabled=row.enabled)
         for row in rows
     }
 
