@@ -48,8 +48,7 @@ async def members_by_user(
         .where(memberships.c.mandate_id == mandate_id, memberships.c.user_id.in_(user_ids))
     )
     return {
-        row.user_id: Member(has_left=row.left_at is not None, enabled=row.enabled)
-        for row in rows
+        row.user_id: Member(has_left=row.left_at is not None, enabled=row.enabled) for row in rows
     }
 
 
