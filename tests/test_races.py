@@ -8,14 +8,16 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import func, select
 
 from app.auth import issue_token
-from app.billing.models import BillingModel, UserKind, accounts, daily_usage
+from app.billing.models import BillingModel, UserKind, accounts, daily_usage, transactions
 from app.config import Settings
 from app.database import Database
 from tests.world import (
@@ -190,6 +192,40 @@ async def proven(database: Database, mandate_id: str) -> dict[str | None, Decima
     return await balances(database, mandate_id)
 
 
+@asynccontextmanager
+async def watched(database: Database, mandate_id: str) -> AsyncIterator[None]:
+    """Whenever a reader looks meanwhile, an account has moved by exactly the rows of its history."""
+    whole = (
+        select(accounts.c.sequence, func.count(transactions.c.id))
+        .outerjoin_from(
+            accounts,
+            transactions,
+            (transactions.c.mandate_id == accounts.c.mandate_id)
+            & (transactions.c.account_id == accounts.c.id),
+        )
+        .where(accounts.c.mandate_id == mandate_id)
+        .group_by(accounts.c.id, accounts.c.sequence)
+    )
+    done = False
+
+    async def look() -> int:
+        looks = 0
+        while not done:
+            async with database.read() as connection:
+                for sequence, rows in await connection.execute(whole):
+                    assert sequence == rows
+            looks += 1
+            await asyncio.sleep(0.005)
+        return looks
+
+    task = asyncio.create_task(look())
+    try:
+        yield
+    finally:
+        done = True
+    assert await task > 1
+
+
 @pytest.mark.parametrize(
     ("model", "user_id", "funds", "refusal"),
     [
@@ -210,7 +246,8 @@ async def test_nobody_overspends_by_calling_at_once(
         database, acme, model, default_user_credit=Decimal(0), credit_limit=Decimal(0)
     )
     await credit(database, funds, user_id, mandate_id=acme)
-    payloads = await servers.send(*(spends(acme, "alice") for _ in range(2 * funds)))
+    async with watched(database, acme):
+        payloads = await servers.send(*(spends(acme, "alice") for _ in range(2 * funds)))
     assert outcomes(payloads) == {"RECORDED": funds, refusal: funds}
     assert await proven(database, acme) == {user_id: 0}
     assert len(await ledger_rows(database, mandate_id=acme)) == funds + 1
@@ -223,7 +260,8 @@ async def test_a_credit_sent_a_hundred_times_at_once_is_one(
     await add_mandate(database, acme, BillingModel.PREPAY_MANDATE)
     # Opens the account, and connections: the first transactions must not wait for one.
     await servers.send(*(debits(acme, "alice") for _ in range(30)))
-    payloads = await servers.send(*[new_credit(acme)] * 100)
+    async with watched(database, acme):
+        payloads = await servers.send(*[new_credit(acme)] * 100)
     *_, row = await ledger_rows(database, mandate_id=acme)
     assert [payload["userErrors"] for payload in payloads] == [[]] * 100
     assert {payload["transaction"]["id"] for payload in payloads} == {row.id}
