@@ -18,12 +18,16 @@ from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database
 from tests.world import (
     ADMIN,
+    CREDIT_POSTPAY,
     GATEWAY,
     MANDATE,
     MEMBER,
     OTHER_MANDATE,
+    PREPAY_MANDATE,
+    PREPAY_USER,
     STRANGER,
     SYSADMIN,
+    UNLIMITED,
     add_mandate,
     change_settings,
     credit,
@@ -36,11 +40,6 @@ from tests.world import (
 )
 
 pytestmark = pytest.mark.anyio
-
-PREPAY_USER = BillingModel.PREPAY_USER
-PREPAY_MANDATE = BillingModel.PREPAY_MANDATE
-CREDIT_POSTPAY = BillingModel.CREDIT_POSTPAY
-UNLIMITED = BillingModel.UNLIMITED
 
 
 async def account_id(database: Database, **where: Any) -> str:

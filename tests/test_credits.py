@@ -12,12 +12,16 @@ from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database
 from tests.world import (
     ADMIN,
+    CREDIT_POSTPAY,
     GATEWAY,
     MANDATE,
     MEMBER,
     OTHER_MANDATE,
+    PREPAY_MANDATE,
+    PREPAY_USER,
     STRANGER,
     SYSADMIN,
+    UNLIMITED,
     add_mandate,
     balances,
     change_settings,
@@ -30,11 +34,6 @@ from tests.world import (
 )
 
 pytestmark = pytest.mark.anyio
-
-PREPAY_USER = BillingModel.PREPAY_USER
-PREPAY_MANDATE = BillingModel.PREPAY_MANDATE
-CREDIT_POSTPAY = BillingModel.CREDIT_POSTPAY
-UNLIMITED = BillingModel.UNLIMITED
 
 
 async def refused(database: Database, *arguments: Any, **given: Any) -> tuple[str, tuple[str, ...]]:

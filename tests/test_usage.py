@@ -16,13 +16,17 @@ from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database
 from tests.world import (
     ADMIN,
+    CREDIT_POSTPAY,
     GATEWAY,
     MANDATE,
     MEMBER,
     OTHER_MANDATE,
+    PREPAY_MANDATE,
+    PREPAY_USER,
     PROVIDERS,
     STRANGER,
     SYSADMIN,
+    UNLIMITED,
     add_mandate,
     add_member,
     add_user,
@@ -41,10 +45,6 @@ from tests.world import (
 
 pytestmark = pytest.mark.anyio
 
-PREPAY_USER = BillingModel.PREPAY_USER
-PREPAY_MANDATE = BillingModel.PREPAY_MANDATE
-CREDIT_POSTPAY = BillingModel.CREDIT_POSTPAY
-UNLIMITED = BillingModel.UNLIMITED
 
 RECORDED, DUPLICATE = "RECORDED", "DUPLICATE"
 

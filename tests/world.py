@@ -28,6 +28,11 @@ STRANGER = Viewer("sven", roles={OTHER_MANDATE: MembershipRole.ADMIN})
 
 _fresh = count(1)
 
+PREPAY_USER = BillingModel.PREPAY_USER
+PREPAY_MANDATE = BillingModel.PREPAY_MANDATE
+CREDIT_POSTPAY = BillingModel.CREDIT_POSTPAY
+UNLIMITED = BillingModel.UNLIMITED
+
 
 def fresh(prefix: str = "key") -> str:
     """A text that no other call returns."""
