@@ -4,7 +4,7 @@ from enum import Enum
 
 import strawberry
 
-from app.billing import errors, models, periods, transactions, usage
+from app.billing import errors, models, transactions, usage
 
 
 def _document(enum: type[Enum], description: str, **values: str) -> None:
@@ -64,7 +64,7 @@ _document(
     SERVICE="A program, such as the AI gateway: it sees every mandate and may spend for users.",
 )
 _document(
-    periods.PeriodType,
+    models.PeriodType,
     "What a statistic covers, and how it is divided.",
     DAY="One month, by day.",
     MONTH="One year, by month.",

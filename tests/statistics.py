@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.billing.periods import PeriodType
+from app.billing.models import PeriodType
 from app.billing.statistics import StatisticsView, UsageFilter, find_statistics
 from app.billing.usage import UsageEvent, record_usage
 from app.billing.viewer import OPERATOR, Viewer

@@ -12,9 +12,8 @@ import pytest
 from sqlalchemy import event
 
 from app.billing.directory import remove_membership
-from app.billing.models import BillingModel
+from app.billing.models import BillingModel, PeriodType
 from app.billing.money import format_decimal
-from app.billing.periods import PeriodType
 from app.billing.statistics import CostSlice, UsageDimension
 from app.billing.viewer import OPERATOR
 from app.database import Database

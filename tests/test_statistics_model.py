@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from app.billing.errors import BadInput
-from app.billing.periods import PeriodType
+from app.billing.models import PeriodType
 from app.billing.statistics import UsageDimension, UsageFilter
 from app.database import Database
 from tests.statistics import DAY, MONTH, YEAR, ask, find, write

@@ -20,6 +20,7 @@ from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, Funds, funds
 from app.billing.models import (
     AccountType,
+    AlertLevel,
     BillingModel,
     ReferenceType,
     TransactionType,
@@ -60,6 +61,7 @@ class LockedAccount:
     sequence: int = 0
     funding_base: Decimal = ZERO
     credit_limit: Decimal | None = None
+    alert_level: AlertLevel = AlertLevel.NONE
     enabled: bool = True
     is_new: bool = False
     is_needed: bool = False

@@ -70,6 +70,41 @@ class UserKind(StrEnum):
     SERVICE = "SERVICE"
 
 
+class PeriodType(StrEnum):
+    DAY = "DAY"
+    MONTH = "MONTH"
+    YEAR = "YEAR"
+
+
+class HoldStatus(StrEnum):
+    OPEN = "OPEN"
+    SETTLED = "SETTLED"
+    RELEASED = "RELEASED"
+    EXPIRED = "EXPIRED"
+
+
+class AlertLevel(StrEnum):
+    """How low an account has come; each is above the one before."""
+
+    NONE = "NONE"
+    WARNING = "WARNING"
+    EMPTY = "EMPTY"
+
+
+class Channel(StrEnum):
+    EMAIL = "EMAIL"
+    WEBHOOK = "WEBHOOK"
+
+
+class NoticeType(StrEnum):
+    """What the outbox tells; the values are the event types of webhooks."""
+
+    BALANCE_WARNING = "balance.warning"
+    BALANCE_DEPLETED = "balance.depleted"
+    CREDIT_ADDED = "credit.added"
+    USAGE_REJECTED = "usage.rejected"
+
+
 class Mandate(SQLModel, table=True):
     """A tenant. Currency and time zone are fixed once an account exists."""
 
@@ -101,6 +136,8 @@ class Membership(SQLModel, table=True):
     role: MembershipRole = Field(sa_type=String)
     created_at: datetime = Field(sa_type=Instant)
     left_at: datetime | None = Field(sa_type=Instant, nullable=True)
+    spend_limit: Decimal | None = Field(sa_type=Nano, nullable=True)
+    spend_period: PeriodType | None = Field(sa_type=String, nullable=True)
 
     __table_args__ = (
         PrimaryKeyConstraint("mandate_id", "user_id"),
@@ -145,6 +182,9 @@ class Account(SQLModel, table=True):
     funding_base: Decimal = Field(sa_type=Nano)
     """The balance right after the latest credit that is no reversal: what a warning is measured by."""
     credit_limit: Decimal | None = Field(sa_type=Nano, nullable=True)
+    alert_level: AlertLevel = Field(
+        sa_type=String, sa_column_kwargs={"server_default": AlertLevel.NONE}
+    )
     enabled: bool
     created_at: datetime = Field(sa_type=Instant)
     last_transaction_at: datetime = Field(sa_type=Instant)
@@ -182,6 +222,11 @@ class Transaction(SQLModel, table=True):
     """SHA-256 of the operation and its input, which tells a retry from a conflict."""
     actor_id: str | None = Field(sa_type=Identifier, nullable=True)
     reverses_id: str | None = Field(sa_type=Key, nullable=True)
+    reversed_type: ReferenceType | None = Field(sa_type=String, nullable=True)
+    """What the transaction that it reverses was written for: only that of usage lowers a cost."""
+    hold_id: str | None = Field(sa_type=Key, nullable=True)
+    counterpart_id: str | None = Field(sa_type=Key, nullable=True)
+    """The other leg of a transfer."""
     occurred_at: datetime = Field(sa_type=Instant)
     created_at: datetime = Field(sa_type=Instant)
 
@@ -198,6 +243,38 @@ class Transaction(SQLModel, table=True):
             "transaction_of_workflow", "workflow_id IS NOT NULL", "workflow_id", "occurred_at"
         ),
         _partial("transaction_reversal", "reverses_id IS NOT NULL", "reverses_id", unique=True),
+        _partial("transaction_settlement", "hold_id IS NOT NULL", "hold_id", unique=True),
+    )
+
+
+class Hold(SQLModel, table=True):
+    """Money set aside before a call. An OPEN one past `expires_at` counts for nothing, tidied or not."""
+
+    mandate_id: str = Field(sa_type=Identifier)
+    id: str = Field(sa_type=Key)
+    account_id: str = Field(sa_type=Key)
+    user_id: str = Field(sa_type=Identifier)
+    amount: Decimal = Field(sa_type=Nano)
+    status: HoldStatus = Field(sa_type=String)
+    settled_amount: Decimal | None = Field(sa_type=Nano, nullable=True)
+    aicore_provider: str | None = Field(sa_type=Identifier, nullable=True)
+    feature_code: str | None = Field(sa_type=Identifier, nullable=True)
+    workflow_id: str | None = Field(sa_type=Identifier, nullable=True)
+    idempotency_key: str = Field(sa_type=IdempotencyKey)
+    content_hash: str = Field(sa_type=String)
+    expires_at: datetime = Field(sa_type=Instant)
+    created_at: datetime = Field(sa_type=Instant)
+
+    __table_args__ = (
+        PrimaryKeyConstraint("mandate_id", "id"),
+        ForeignKeyConstraint(["mandate_id", "account_id"], ["account.mandate_id", "account.id"]),
+        ForeignKeyConstraint(["user_id"], ["user.id"]),
+        UniqueConstraint("mandate_id", "idempotency_key", name="hold_key"),
+        CheckConstraint("amount > 0", "hold_amount"),
+        CheckConstraint("(status = 'SETTLED') = (settled_amount IS NOT NULL)", "hold_settled"),
+        Index("hold_of_user", "mandate_id", "user_id", "id"),
+        Index("hold_of_account", "mandate_id", "account_id", "id"),
+        _partial("hold_open", "status = 'OPEN'", "account_id", "user_id", "expires_at", "amount"),
     )
 
 
@@ -228,6 +305,29 @@ class DailyUsage(SQLModel, table=True):
         ),
         ForeignKeyConstraint(["mandate_id", "account_id"], ["account.mandate_id", "account.id"]),
         Index("daily_usage_of_user", "mandate_id", "user_id", "local_date"),
+    )
+
+
+class Notice(SQLModel, table=True):
+    """The outbox: what is still to be told, once per channel. A row is deleted when it has arrived."""
+
+    __tablename__ = "outbox"
+
+    mandate_id: str = Field(sa_type=Identifier)
+    id: str = Field(sa_type=Key)
+    channel: Channel = Field(sa_type=String)
+    notice_type: NoticeType = Field(sa_type=String)
+    data: dict[str, Any] = Field(sa_type=Document, nullable=False)
+    attempts: int
+    due_at: datetime = Field(sa_type=Instant)
+    """When to try next. Who tries moves it on first, so that no other does meanwhile."""
+    last_error: str | None = Field(sa_type=String, nullable=True)
+    created_at: datetime = Field(sa_type=Instant)
+
+    __table_args__ = (
+        PrimaryKeyConstraint("mandate_id", "id"),
+        ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
+        Index("outbox_due", "channel", "due_at"),
     )
 
 
@@ -263,4 +363,6 @@ settings = table(BillingSettings)
 accounts = table(Account)
 transactions = table(Transaction)
 daily_usage = table(DailyUsage)
+holds = table(Hold)
+outbox = table(Notice)
 audit_events = table(AuditEvent)

@@ -1,21 +1,15 @@
-"""Days, months and years of a time zone, and the instants at which they begin. No table is known here."""
+"""Days, months and years of a time zone, and the instants at which they begin. No table is read here."""
 
 from calendar import monthrange
 from datetime import UTC, date, datetime, time, timedelta
-from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from app.billing.errors import BadInput
+from app.billing.models import PeriodType
 
 MIN_YEAR = 1970
 MAX_YEAR = 9998
 """The last year whose end, too, is an instant that Python can hold in every zone."""
-
-
-class PeriodType(StrEnum):
-    DAY = "DAY"
-    MONTH = "MONTH"
-    YEAR = "YEAR"
 
 
 def day_start(day: date, zone: ZoneInfo) -> datetime:
@@ -48,3 +42,13 @@ def bucket_days(period: PeriodType, year: int, month: int | None) -> list[date]:
     if period is PeriodType.MONTH:
         return [*(date(year, place, 1) for place in range(1, 13)), end]
     return [date(year, 1, 1), end]
+
+
+def current_period(period: PeriodType, today: date) -> tuple[date, date]:
+    """The first day of the day, month or year that `today` falls into, and that of the next."""
+    if period == PeriodType.DAY:
+        return today, today + timedelta(days=1)
+    if period == PeriodType.MONTH:
+        first = today.replace(day=1)
+        return first, (first + timedelta(days=31)).replace(day=1)
+    return date(today.year, 1, 1), date(today.year + 1, 1, 1)

@@ -18,10 +18,10 @@ from sqlalchemy import ColumnElement, Select, Table, case, func, literal, select
 
 from app.billing.directory import find_mandate, time_zones
 from app.billing.errors import BadInput
-from app.billing.models import ReferenceType, daily_usage, transactions
+from app.billing.models import PeriodType, ReferenceType, daily_usage, transactions
 from app.billing.money import ZERO
 from app.billing.paging import check_wanted
-from app.billing.periods import PeriodType, bucket_days, day_start
+from app.billing.periods import bucket_days, day_start
 from app.billing.types import exact_sum
 from app.billing.viewer import Viewer
 from app.database import Database
