@@ -131,6 +131,8 @@ def serve(
                 await _print_demo(settings, database, f"http://{host}:{port}/graphql")
 
     asyncio.run(prepare())
+    if settings.smtp_url is None:
+        typer.echo("BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.", err=True)
     uvicorn.run("app.server:create_app", factory=True, host=host, port=port, workers=workers)
 
 
@@ -317,9 +319,9 @@ async def verify_ledger() -> None:
         with _progress() as bars:
             for mandate_id in bars.track(mandate_ids, description="Verifying"):
                 async with database.snapshot() as connection:
-                    mismatches = await verify.verify_ledger(connection, mandate_id)
-                wrong += len(mismatches)
-                for mismatch in mismatches:
+                    check = await verify.verify_ledger(connection, mandate_id)
+                wrong += len(check.mismatches)
+                for mismatch in check.mismatches:
                     typer.echo(mismatch)
     if wrong:
         raise _Failure(f"{wrong} figures do not follow from the transactions.")

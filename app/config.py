@@ -1,10 +1,14 @@
 """What the operator sets: environment variables with the prefix BILLING_, checked as a whole at the start."""
 
+import base64
 import os
+import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Annotated, Any
+from urllib.parse import unquote
 
+import httpx
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from sqlalchemy import make_url
@@ -24,6 +28,7 @@ _IN_DEVELOPMENT = {
     "jwt_issuer": "billing",
 }
 _URL_OPTIONS = {"sqlite": set[str](), "postgresql": {"host", "ssl"}}
+_ADDRESS = re.compile(r"[\w.!#$%'*+/?^`{|}~-]+@[\w.-]+", re.ASCII)
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -53,6 +58,9 @@ class Settings(BaseSettings):
         "mistral",
         "openai",
     )
+    smtp_url: str | None = Field(default=None, repr=False)
+    webhook_url: str | None = Field(default=None, repr=False)
+    webhook_secret: SecretStr | None = Field(default=None, validate_default=True)
 
     @field_validator("jwt_secret", "jwt_audience", "jwt_issuer", mode="before")
     @classmethod
@@ -116,6 +124,61 @@ class Settings(BaseSettings):
         if len(set(names)) < len(names):
             raise ValueError("must not name a provider twice")
         return names
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _check_smtp_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = _parse_url(value, "smtp", "smtps")
+        if url is None or url.path != "/" or url.fragment or (url.password and not url.username):
+            raise ValueError("must be smtp://USER:PASSWORD@HOST:PORT, or smtps:// for TLS at once")
+        if not _ADDRESS.fullmatch(mail_sender(url)):
+            raise ValueError("may name a sender behind its question mark: from=ADDRESS")
+        return value
+
+    @field_validator("webhook_url")
+    @classmethod
+    def _check_webhook_url(cls, value: str | None) -> str | None:
+        if value is not None and _parse_url(value, "http", "https") is None:
+            raise ValueError("must be http:// or https://HOST:PORT/PATH")
+        return value
+
+    @field_validator("webhook_secret")
+    @classmethod
+    def _check_webhook_secret(
+        cls, value: SecretStr | None, info: ValidationInfo
+    ) -> SecretStr | None:
+        if value is not None and not _is_signing_secret(value.get_secret_value()):
+            raise ValueError("must be whsec_ and the base64 of 24 to 64 bytes")
+        if "webhook_url" in info.data and (value is None) != (info.data["webhook_url"] is None):
+            raise ValueError(f"and {_PREFIX}WEBHOOK_URL need each other")
+        return value
+
+
+def mail_sender(url: httpx.URL) -> str:
+    """From whom mail comes, by the address of its server: `?from=`, else billing at that host."""
+    query = unquote(url.query.decode())
+    return query.removeprefix("from=") if query else f"billing@{url.raw_host.decode()}"
+
+
+def _parse_url(value: str, *schemes: str) -> httpx.URL | None:
+    """An address of a server; None where it is none."""
+    try:
+        url = httpx.URL(value)
+    except httpx.InvalidURL:
+        return None
+    is_host = url.host and "%" not in url.host
+    is_port = url.port is None or 0 < url.port < 65536
+    return url if url.scheme in schemes and is_host and is_port else None
+
+
+def _is_signing_secret(text: str) -> bool:
+    prefix, _, encoded = text.partition("_")
+    try:
+        return prefix == "whsec" and 24 <= len(base64.b64decode(encoded, validate=True)) <= 64
+    except ValueError:
+        return False
 
 
 def load_settings() -> Settings:

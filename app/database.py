@@ -8,6 +8,7 @@ import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 
 import aiosqlite
@@ -203,11 +204,17 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     cursor.close()
     # SQLite's own lower() knows ASCII alone; searches must find "Ä" by "ä" as on PostgreSQL.
     connection.create_function("lower", 1, _lower, deterministic=True)
+    # The database's clock under PostgreSQL's name; SQLite's own stops at milliseconds.
+    connection.create_function("statement_timestamp", 0, _clock)
 
 
 def _begin_immediate(connection: Connection) -> None:
     """Takes the write lock first: a deferred transaction that upgrades is BUSY despite any timeout."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _clock() -> str:
+    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
 
 
 def _lower(text: str | None) -> str | None:

@@ -11,11 +11,11 @@ from datetime import UTC, datetime
 from itertools import islice
 from typing import TypeVar
 
-from app.billing.checks import check_name, parse_instant
+from app.billing.checks import AHEAD, check_name, parse_instant
 from app.billing.directory import enrol
 from app.billing.errors import BillingError
 from app.billing.money import parse_decimal
-from app.billing.usage import AHEAD, MAX_EVENTS, UsageEvent, UsageOutcome, record_usage
+from app.billing.usage import MAX_EVENTS, UsageEvent, UsageOutcome, record_usage
 from app.billing.viewer import OPERATOR
 from app.database import Database
 

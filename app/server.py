@@ -21,6 +21,7 @@ from app.billing.errors import Unauthenticated
 from app.billing.viewer import Viewer, load_viewer
 from app.config import Environment, Settings, load_settings
 from app.database import Database
+from app.dispatcher import dispatching
 from app.migrate import check_revision
 from schema import schema
 from schema.context import Context
@@ -117,7 +118,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with database:
             await check_revision(database)
-            yield
+            async with dispatching(settings, database):
+                yield
 
     view = GraphQLView(settings, database)
     return Starlette(routes=[Route("/graphql", view, methods=["GET", "POST"])], lifespan=lifespan)

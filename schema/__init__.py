@@ -16,10 +16,13 @@ from strawberry.types import ExecutionContext
 
 from schema import enums  # noqa: F401  (documents the domain's enums before they are used)
 from schema.accounts import AccountMutation, AccountQuery
+from schema.corrections import CorrectionMutation
 from schema.credits import CreditMutation
 from schema.errors import mark
+from schema.holds import HoldMutation, HoldQuery
 from schema.mandates import MandateMutation, MandateQuery
 from schema.memberships import MembershipMutation, MembershipQuery
+from schema.proof import ProofQuery
 from schema.scalars import SCALARS, read_id
 from schema.settings import SettingsMutation, SettingsQuery
 from schema.statistics import StatisticsQuery
@@ -39,6 +42,8 @@ class Query(
     TransactionQuery,
     StatisticsQuery,
     SettingsQuery,
+    HoldQuery,
+    ProofQuery,
 ):
     pass
 
@@ -48,7 +53,9 @@ class Query(
 )
 class Mutation(
     UsageMutation,
+    HoldMutation,
     CreditMutation,
+    CorrectionMutation,
     AccountMutation,
     SettingsMutation,
     MandateMutation,

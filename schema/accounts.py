@@ -54,6 +54,16 @@ class Account:
     async def user(self, info: Info) -> User | None:
         return await info.context.load.user.load(self.user_id) if self.user_id else None
 
+    @strawberry.field(
+        description="The balance as it was at that instant: after the last transaction whose createdAt is not later, 0 before the first."
+    )
+    async def balance_at(
+        self,
+        info: Info,
+        at: Annotated[datetime, strawberry.argument(description="The instant, included.")],
+    ) -> Decimal:
+        return await info.context.load.balance_at.load((self.mandate_id, self.id, at))
+
 
 @strawberry.type(description="Accounts of a mandate, newest first.")
 class AccountConnection(Connection[Account]):

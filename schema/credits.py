@@ -1,4 +1,4 @@
-"""Money that admins put in by hand."""
+"""Money that admins put in and take out by hand."""
 
 from decimal import Decimal
 from typing import Any
@@ -35,6 +35,18 @@ class AddCreditInput:
     )
 
 
+async def _account(info: Info, row: Any) -> Any:
+    if row is None:
+        return None
+    return await info.context.load.account.load((row.mandate_id, row.account_id))
+
+
+async def _balance(info: Info, row: Any) -> Any:
+    if row is None:
+        return None
+    return await info.context.load.balance.load((row.mandate_id, row.user_id))
+
+
 @strawberry.type(description="The credit and what it made of the balance.")
 class AddCreditPayload:
     row: strawberry.Private[Any] = None
@@ -48,15 +60,52 @@ class AddCreditPayload:
 
     @strawberry.field(description="The credited account; null when refused.")
     async def account(self, info: Info) -> Account | None:
-        if self.row is None:
-            return None
-        return await info.context.load.account.load((self.row.mandate_id, self.row.account_id))
+        return await _account(info, self.row)
 
     @strawberry.field(description="The balance as it is now; null when refused.")
     async def balance(self, info: Info) -> Balance | None:
-        if self.row is None:
-            return None
-        return await info.context.load.balance.load((self.row.mandate_id, self.row.user_id))
+        return await _balance(info, self.row)
+
+
+@strawberry.input(description="Money to take from the account that pays.")
+class AddDebitInput:
+    mandate_id: strawberry.ID = strawberry.field(description="The mandate.")
+    user_id: strawberry.ID | None = strawberry.field(
+        description="The member to debit: required under PREPAY_USER, refused under the other models.",
+        default=None,
+    )
+    amount: Decimal = strawberry.field(
+        description="More than 0 and at most 1,000,000, and no more than the account has and does not hold."
+    )
+    description: str = strawberry.field(
+        description="What the history shows: 1 to 1,000 characters."
+    )
+    reference_type: ReferenceType = strawberry.field(
+        description="ADMIN or PAYMENT.", default=ReferenceType.ADMIN
+    )
+    idempotency_key: str = strawberry.field(
+        description="1 to 255 characters, for ever unique within the mandate: the same key with the same content returns the first result."
+    )
+
+
+@strawberry.type(description="The debit and what it left of the balance.")
+class AddDebitPayload:
+    row: strawberry.Private[Any] = None
+    user_errors: list[UserError] = user_errors()
+
+    @strawberry.field(
+        description="The debit: the first one written under this key; null when refused."
+    )
+    def transaction(self) -> Transaction | None:
+        return self.row
+
+    @strawberry.field(description="The debited account; null when refused.")
+    async def account(self, info: Info) -> Account | None:
+        return await _account(info, self.row)
+
+    @strawberry.field(description="The balance as it is now; null when refused.")
+    async def balance(self, info: Info) -> Balance | None:
+        return await _balance(info, self.row)
 
 
 @strawberry.type
@@ -65,3 +114,11 @@ class CreditMutation:
     async def add_credit(self, info: Info, input: AddCreditInput) -> AddCreditPayload:
         row = await credits.add_credit(info.context.database, info.context.viewer, **given(input))
         return AddCreditPayload(row=row)
+
+    @mutation(
+        "Sysadmin. Takes money out by hand: a refund paid, a correction. Never more than the account"
+        " has and does not hold."
+    )
+    async def add_debit(self, info: Info, input: AddDebitInput) -> AddDebitPayload:
+        row = await credits.add_debit(info.context.database, info.context.viewer, **given(input))
+        return AddDebitPayload(row=row)

@@ -65,10 +65,10 @@ _document(
 )
 _document(
     models.PeriodType,
-    "What a statistic covers, and how it is divided.",
-    DAY="One month, by day.",
-    MONTH="One year, by month.",
-    YEAR="One year as a whole.",
+    "A period of the calendar: of a statistic, or of a spend limit.",
+    DAY="A statistic of one month, by day; a limit for each day.",
+    MONTH="A statistic of one year, by month; a limit for each month.",
+    YEAR="A statistic of one year as a whole; a limit for each year.",
 )
 _document(
     transactions.TransactionOrderField,
@@ -91,6 +91,23 @@ _document(
     REJECTED="It was not written; the error says why.",
 )
 _document(
+    models.HoldStatus,
+    "What has become of a hold.",
+    OPEN="The money is set aside.",
+    SETTLED="The call was booked.",
+    RELEASED="The money was given back.",
+    EXPIRED="Its time is over: nothing is set aside any more, and it may still be settled.",
+)
+_document(
+    errors.SpendDenial,
+    "Why a spend is refused.",
+    ACCOUNT_DISABLED="The paying account is disabled.",
+    PROVIDER_NOT_ALLOWED="The mandate does not allow this AI provider.",
+    SPEND_LIMIT_EXCEEDED="The member's spend limit does not allow it.",
+    CREDIT_LIMIT_EXCEEDED="The mandate's credit limit does not allow it.",
+    INSUFFICIENT_FUNDS="There is not enough credit.",
+)
+_document(
     errors.UserErrorCode,
     "What kind of fault a mutation found.",
     INVALID="A value that is never accepted there.",
@@ -105,6 +122,6 @@ _document(
     IDEMPOTENCY_CONFLICT="The idempotency key was used with other content.",
     VERSION_CONFLICT="Somebody else has changed it meanwhile.",
     ALREADY_REVERSED="The transaction was undone before.",
-    HOLD_NOT_OPEN="The hold was released or settled before.",
+    HOLD_NOT_OPEN="The hold was released or settled before, so that it cannot be the other.",
     LIMIT_EXCEEDED="Beyond what one transaction moves or one balance holds.",
 )

@@ -1,6 +1,7 @@
 """One loader per kind of row and key: whatever a request asks for by key is read in one SELECT."""
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -9,7 +10,14 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.accounts import accounts_by_id, balances_by_user
 from app.billing.directory import mandates_by_id, users_by_id
-from app.billing.transactions import reversals_by_id, transactions_by_id
+from app.billing.holds import HoldKey, holds_by_id
+from app.billing.limits import Spender, spend_limits
+from app.billing.transactions import (
+    balances_at,
+    reversals_by_id,
+    settlements_by_hold,
+    transactions_by_id,
+)
 from app.billing.viewer import Viewer
 from app.database import Database
 
@@ -50,6 +58,11 @@ class Loaders:
         return self._loader(balances_by_user)
 
     @cached_property
+    def balance_at(self) -> DataLoader[tuple[str, str, datetime], Any]:
+        """By mandate id, account id and instant."""
+        return self._loader(balances_at)
+
+    @cached_property
     def transaction(self) -> DataLoader[tuple[str, str], Any]:
         """By mandate id and transaction id."""
         return self._loader(transactions_by_id)
@@ -58,3 +71,18 @@ class Loaders:
     def reversal(self) -> DataLoader[tuple[str, str], Any]:
         """By mandate id and the id of the transaction that it reverses."""
         return self._loader(reversals_by_id)
+
+    @cached_property
+    def hold(self) -> DataLoader[HoldKey, Any]:
+        """By mandate id and hold id."""
+        return self._loader(holds_by_id)
+
+    @cached_property
+    def settlement(self) -> DataLoader[HoldKey, Any]:
+        """By mandate id and the id of the hold that it settled."""
+        return self._loader(settlements_by_hold)
+
+    @cached_property
+    def spend_limit(self) -> DataLoader[Spender, Any]:
+        """By mandate id and user id."""
+        return self._loader(spend_limits)

@@ -1,11 +1,13 @@
 """Who belongs to which mandate: the viewer's own memberships, a mandate's users, and their changes."""
 
+from datetime import datetime
+from decimal import Decimal
 from typing import Annotated
 
 import strawberry
 
 from app.billing import directory
-from app.billing.models import MembershipRole
+from app.billing.models import MembershipRole, PeriodType
 from app.billing.paging import PageArguments
 from schema.accounts import Balance
 from schema.context import Info
@@ -15,6 +17,24 @@ from schema.inputs import MandateId, given
 from schema.mandates import Mandate
 from schema.paging import After, Before, Connection, First, Last
 from schema.users import User
+
+
+@strawberry.type(
+    description="What one member may spend in each period of the mandate's time zone, and what has become of it in the current one."
+)
+class SpendLimit:
+    amount: Decimal = strawberry.field(description="The limit, in the mandate's currency.")
+    period: PeriodType = strawberry.field(description="Whether it is for each day, month or year.")
+    spent: Decimal = strawberry.field(
+        description="The member's cost in the current period, as statistics count it."
+    )
+    held: Decimal = strawberry.field(description="Set aside by the member's open holds.")
+    remaining: Decimal = strawberry.field(
+        description="What may still be spent: the limit less what is spent and held, never below 0."
+    )
+    resets_at: datetime = strawberry.field(
+        description="When the next period begins: a midnight of the mandate's time zone."
+    )
 
 
 @strawberry.type(description="A user of a mandate.")
@@ -40,6 +60,12 @@ class Membership:
     async def balance(self, info: Info) -> Balance | None:
         balance = await info.context.load.balance.load((self.mandate_id, self.user_id))
         return balance if balance and balance.user_id else None
+
+    @strawberry.field(
+        description="What the user may spend in each period, whichever account pays; null where there is no limit."
+    )
+    async def spend_limit(self, info: Info) -> SpendLimit | None:
+        return await info.context.load.spend_limit.load((self.mandate_id, self.user_id))
 
 
 @strawberry.type(description="Users of a mandate, newest first.")
@@ -95,12 +121,26 @@ class MembershipQuery:
         return MembershipConnection(page=page) if page else None
 
 
+@strawberry.input(description="A limit to what one member spends.")
+class SpendLimitInput:
+    amount: Decimal = strawberry.field(
+        description="0 to 1,000,000,000 in the mandate's currency; 0 lets nothing be spent."
+    )
+    period: PeriodType = strawberry.field(
+        description="For each day, month or year of the mandate's time zone."
+    )
+
+
 @strawberry.input(description="A membership to create or change.")
 class UpsertMembershipInput:
     mandate_id: strawberry.ID = strawberry.field(description="The mandate.")
     user_id: strawberry.ID = strawberry.field(description="The user, who must exist.")
     role: MembershipRole | None = strawberry.field(
         description="MEMBER when a new membership leaves it out.", default=strawberry.UNSET
+    )
+    spend_limit: SpendLimitInput | None = strawberry.field(
+        description="What the member may spend in each period; null lifts it.",
+        default=strawberry.UNSET,
     )
 
 
@@ -126,7 +166,9 @@ class RemoveMembershipPayload:
 
 @strawberry.type
 class MembershipMutation:
-    @mutation("Sysadmin. Makes a user a member of a mandate, or changes the role.")
+    @mutation(
+        "Sysadmin. Makes a user a member of a mandate, or changes the role or the spend limit."
+    )
     async def upsert_membership(
         self, info: Info, input: UpsertMembershipInput
     ) -> UpsertMembershipPayload:

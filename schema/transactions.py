@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import strawberry
 
@@ -18,6 +18,9 @@ from schema.mandates import Mandate
 from schema.paging import After, Before, Connection, First, Last
 from schema.users import User
 
+if TYPE_CHECKING:
+    from schema.holds import Hold
+
 
 @strawberry.type(
     description="A row of the ledger. It is never changed: a mistake is undone by its opposite."
@@ -28,6 +31,8 @@ class Transaction:
     user_id: strawberry.Private[str | None]
     actor_id: strawberry.Private[str | None]
     reverses_id: strawberry.Private[str | None]
+    hold_id: strawberry.Private[str | None]
+    counterpart_id: strawberry.Private[str | None]
     idempotency_key: strawberry.Private[str | None]
 
     id: strawberry.ID = strawberry.field(description="A UUID, ordered by writing.")
@@ -94,6 +99,20 @@ class Transaction:
     @strawberry.field(description="The transaction that undoes this one.")
     async def reversed_by(self, info: Info) -> Optional["Transaction"]:
         return await info.context.load.reversal.load((self.mandate_id, self.id))
+
+    @strawberry.field(
+        description="The other leg of a transfer; null for those who may see their own transactions alone."
+    )
+    async def counterpart(self, info: Info) -> Optional["Transaction"]:
+        if self.counterpart_id is None or info.context.viewer.only_user(self.mandate_id):
+            return None
+        return await info.context.load.transaction.load((self.mandate_id, self.counterpart_id))
+
+    @strawberry.field(description="The hold it settled.")
+    async def hold(self, info: Info) -> Annotated["Hold", strawberry.lazy("schema.holds")] | None:
+        if self.hold_id is None:
+            return None
+        return await info.context.load.hold.load((self.mandate_id, self.hold_id))
 
 
 @strawberry.type(description="Sums over all transactions that match, not over a page.")

@@ -27,7 +27,7 @@ from graphql import (
 from app.database import Database
 from schema import schema
 from tests.api import add_people
-from tests.world import MANDATE, credit, fresh, record, usage_event
+from tests.world import MANDATE, credit, fresh, hold, record, transfer, usage_event
 
 Variables = dict[str, Any]
 Path = tuple[str | int, ...]
@@ -42,14 +42,17 @@ class World:
 
     account_id: str
     transaction_id: str
+    hold_id: str
 
 
 async def add_world(database: Database) -> World:
-    """MANDATE under PREPAY_USER with all PEOPLE, a credit and a call of alice's."""
+    """MANDATE under PREPAY_USER with all PEOPLE, money of its own, and of alice's a credit, a call, a hold."""
     await add_people(database, model="PREPAY_USER", default_user_credit=0)
+    await credit(database, 20, "ada")
+    await transfer(database, 10, "ada", None)
     row = await credit(database, 100, "alice")
     await record(database, usage_event("0.25", aicore_provider="openai"))
-    return World(row.account_id, row.id)
+    return World(row.account_id, row.id, await hold(database, 3, ttl_seconds=86_400))
 
 
 def _list(**arguments: Any) -> Callable[[World], Variables]:
@@ -77,6 +80,11 @@ VALID: Mapping[str, Callable[[World], Variables]] = {
     "mandateUsers": _list(**_HERE),
     "accounts": _list(**_HERE),
     "billingSettings": lambda _: dict(_HERE),
+    "spendCheck": lambda _: {**_HERE, "userId": "alice", "amount": "1", "provider": "openai"},
+    "hold": lambda world: {**_HERE, "id": world.hold_id},
+    "holds": _list(**_HERE, status="OPEN", userId="alice"),
+    "ledgerCheck": lambda _: dict(_HERE),
+    "auditLog": _list(**_HERE, subject="user:alice"),
     "addCredit": lambda _: {
         "input": {**_HERE, "userId": "alice", "amount": "5", "idempotencyKey": fresh()}
     },
@@ -86,11 +94,46 @@ VALID: Mapping[str, Callable[[World], Variables]] = {
     },
     "upsertMandate": lambda _: {"input": {"id": "initech", "name": "Initech"}},
     "upsertUser": lambda _: {"input": {"id": "uma", "email": "uma@example.com"}},
-    "upsertMembership": _input(userId="ada", role="MEMBER"),
+    "upsertMembership": _input(
+        userId="ada", role="MEMBER", spendLimit={"amount": "5", "period": "MONTH"}
+    ),
     "removeMembership": _input(userId="alice"),
     "recordUsage": lambda _: {
         "input": {
             "events": [{**_HERE, "userId": "alice", "amount": "1", "idempotencyKey": fresh()}]
+        }
+    },
+    "addDebit": lambda _: {
+        "input": {
+            **_HERE,
+            "userId": "alice",
+            "amount": "1",
+            "description": "Refund",
+            "idempotencyKey": fresh(),
+        }
+    },
+    "createHold": lambda _: {
+        "input": {**_HERE, "userId": "alice", "amount": "1", "idempotencyKey": fresh()}
+    },
+    "settleHold": lambda world: {
+        "input": {**_HERE, "holdId": world.hold_id, "amount": "1"},
+    },
+    "releaseHold": lambda world: {"input": {**_HERE, "holdId": world.hold_id}},
+    "reverseTransaction": lambda world: {
+        "input": {
+            **_HERE,
+            "transactionId": world.transaction_id,
+            "reason": "Wrong user",
+            "idempotencyKey": fresh(),
+        }
+    },
+    "transferCredit": lambda _: {
+        "input": {
+            **_HERE,
+            "fromUserId": "alice",
+            "toUserId": "ada",
+            "amount": "1",
+            "idempotencyKey": fresh(),
         }
     },
 }

@@ -1,6 +1,7 @@
 """Who may see and do what, for every root field; and what a mandate looks like to those outside."""
 
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from tests.world import (
     credit,
     dump,
     fresh,
+    hold,
     record,
     usage_event,
 )
@@ -33,6 +35,7 @@ ADMINS = "      null      FORBIDDEN ok        FORBIDDEN ok      "
 OF_MANDATE = "  NOT_FOUND FORBIDDEN FORBIDDEN FORBIDDEN ok      "
 OF_PLATFORM = " FORBIDDEN FORBIDDEN FORBIDDEN FORBIDDEN ok      "
 SPENDERS = "    FORBIDDEN FORBIDDEN FORBIDDEN ok        ok      "
+FOR_ALICE = "   null      ok        FORBIDDEN ok        ok      "
 
 MAY = {
     "viewer": KNOWN,
@@ -47,14 +50,25 @@ MAY = {
     "mandateUsers": ADMINS,
     "accounts": ADMINS,
     "billingSettings": ADMINS,
+    "spendCheck": FOR_ALICE,
+    "hold": READERS,
+    "holds": READERS,
+    "ledgerCheck": ADMINS,
+    "auditLog": ADMINS,
     "addCredit": OF_MANDATE,
     "updateBillingSettings": OF_MANDATE,
     "updateAccount": OF_MANDATE,
     "upsertMandate": OF_PLATFORM,
     "upsertUser": OF_PLATFORM,
     "upsertMembership": OF_MANDATE,
-    "removeMembership": OF_MANDATE,
     "recordUsage": SPENDERS,
+    "addDebit": OF_MANDATE,
+    "createHold": SPENDERS,
+    "settleHold": SPENDERS,
+    "releaseHold": SPENDERS,
+    "transferCredit": OF_MANDATE,
+    "reverseTransaction": OF_MANDATE,
+    "removeMembership": OF_MANDATE,
 }
 
 
@@ -90,6 +104,9 @@ async def test_each_may_do_what_the_role_allows(database: Database, api: Api) ->
     assert await dump(database) == before
     for (user_id, name), allowed in expected.items():
         if allowed == "ok" and name in MUTATIONS:
+            if name in ("settleHold", "releaseHold"):  # each closes its own
+                world = replace(world, hold_id=await hold(database))
+                before = await dump(database)
             answer = await api(user_id, document(name), **VALID[name](world))
             assert (user_id, name, outcome(answer, name)) == (user_id, name, "ok")
             assert await dump(database) != before
@@ -157,8 +174,10 @@ async def test_a_foreign_mandate_answers_like_an_absent_one(
         expected = dict(zip(PEOPLE, MAY[name].split(), strict=True))
         if name == "recordUsage" and user_id != "sven":
             assert answers[0].data[name]["results"][0]["error"]["code"] == "NOT_FOUND"
-        elif user_id == "sven" or expected[user_id] == "ok":
-            assert outcome(answers[0], name) == ("null" if name in QUERIES else expected["sven"])
+        elif user_id == "sven":
+            assert outcome(answers[0], name) == expected["sven"]
+        elif expected[user_id] == "ok":
+            assert outcome(answers[0], name) == ("null" if name in QUERIES else "NOT_FOUND")
     assert await dump(database) == before
 
 
@@ -179,6 +198,11 @@ async def test_a_foreign_id_in_ones_own_mandate_finds_nothing(database: Database
             "sven", document("transaction"), mandateId=OTHER_MANDATE, id=transaction_id
         )
         assert found is None
+    for hold_id in (world.hold_id, str(uuid.uuid4()), "", "a\0b"):
+        assert await api.read("sven", document("hold"), mandateId=OTHER_MANDATE, id=hold_id) is None
+    for wanted in ({}, {"userId": "alice"}, {"accountId": world.account_id}, {"userId": "a\0b"}):
+        page = await api.read("sven", document("holds"), mandateId=OTHER_MANDATE, **wanted)
+        assert (page["nodes"], page["totalCount"]) == ([], 0)
     for user_id in ("alice", "nobody", "", "a\0b"):
         assert (
             await api.read("sven", document("balance"), mandateId=OTHER_MANDATE, userId=user_id)
@@ -196,15 +220,24 @@ async def test_a_foreign_id_in_another_mandate_changes_nothing(
     await change_settings(database, OTHER_MANDATE, billing_model="PREPAY_USER")
     before = await dump(database)
     here = {"mandateId": OTHER_MANDATE}
+    debit = {"amount": "1", "description": "Refund", "idempotencyKey": fresh()}
+    reason = {"reason": "Wrong", "idempotencyKey": fresh()}
     for name, path, ids, values in (
         ("updateAccount", "accountId", [world.account_id, str(uuid.uuid4())], {"enabled": False}),
         ("addCredit", "userId", ["alice", "nobody"], {"amount": "1", "idempotencyKey": fresh()}),
+        ("addDebit", "userId", ["alice", "nobody"], debit),
+        ("createHold", "userId", ["alice", "nobody"], {"amount": "1", "idempotencyKey": fresh()}),
+        ("settleHold", "holdId", [world.hold_id, str(uuid.uuid4()), ""], {"amount": "1"}),
+        ("releaseHold", "holdId", [world.hold_id, str(uuid.uuid4()), "a\0b"], {}),
+        ("reverseTransaction", "transactionId", [world.transaction_id, str(uuid.uuid4())], reason),
+        ("transferCredit", "fromUserId", ["alice", "nobody"], debit),
+        ("transferCredit", "toUserId", ["alice", "nobody"], debit),
         ("upsertMembership", "userId", ["nobody", ""], {}),
     ):
         answers = [
             await api("root", document(name), input={**here, path: one, **values}) for one in ids
         ]
-        assert answers[0] == answers[1]
+        assert answers == [answers[0]] * len(ids)
         [error] = answers[0].data[name]["userErrors"]
         assert (error["code"], error["field"]) == ("NOT_FOUND", [path])
     assert await dump(database) == before
@@ -226,6 +259,7 @@ async def test_a_cursor_is_good_for_its_own_list_and_viewer(database: Database, 
             {"mandateId": MANDATE, "orderBy": {"field": "CREATED_AT", "direction": "ASC"}},
         ),
         ("ada", "accounts", {"mandateId": MANDATE}),
+        ("ada", "holds", {"mandateId": MANDATE}),
         ("ada", "mandateUsers", {"mandateId": MANDATE}),
         ("ada", "mandates", {}),
     ):
@@ -258,6 +292,16 @@ async def test_member_sees_own_rows_alone(database: Database, api: Api) -> None:
             "alice", document("transaction"), mandateId=MANDATE, id=transaction_id
         )
         assert found is None
+    theirs = await hold(database, user_id="bob")
+    page = document("holds")
+    seen = await api.read("alice", page, mandateId=MANDATE)
+    assert [node["user"]["id"] for node in seen["nodes"]] == ["alice"]
+    assert seen["totalCount"] == 1
+    for hidden in ({"userId": "bob"}, {"accountId": other.account_id}):
+        seen = await api.read("alice", page, mandateId=MANDATE, **hidden)
+        assert (seen["nodes"], seen["totalCount"]) == ([], 0)
+    for hold_id in (theirs, str(uuid.uuid4())):
+        assert await api.read("alice", document("hold"), mandateId=MANDATE, id=hold_id) is None
     year, month = other.created_at.year, other.created_at.month
     for wanted, count in (({}, 1), ({"userId": "bob"}, 0), ({"userId": "alice"}, 1)):
         statistics = await api.read(
@@ -276,6 +320,27 @@ async def test_member_names_another_user(database: Database, api: Api) -> None:
         answer = await api("alice", document("balance"), mandateId=MANDATE, userId=user_id)
         assert (answer.status, answer.codes, answer.data) == (200, ["FORBIDDEN"], {"balance": None})
         assert "userId" in answer.errors[0]["message"]
+
+
+async def test_who_asks_whether_another_may_spend(database: Database, api: Api) -> None:
+    await add_world(database)
+    query = document("spendCheck")
+    for user_id in ("ada", "nobody", "", "a\0b"):
+        answer = await api("alice", query, mandateId=MANDATE, amount="1", userId=user_id)
+        assert (answer.codes, answer.data) == (["FORBIDDEN"], {"spendCheck": None})
+        assert "userId" in answer.errors[0]["message"]
+    for user_id in ("alice", "nobody"):
+        answer = await api("ada", query, mandateId=MANDATE, amount="1", userId=user_id)
+        assert (answer.codes, answer.data) == (["FORBIDDEN"], {"spendCheck": None})
+    for user_id in ("gateway", "root"):
+        found = await api.read(user_id, query, mandateId=MANDATE, amount="1", userId="alice")
+        assert (found["allowed"], found["balance"]["user"]["id"]) == (True, "alice")
+        for absent in ("sven", "nobody", "", "a\0b"):
+            found = await api.read(user_id, query, mandateId=MANDATE, amount="1", userId=absent)
+            assert found is None
+        answer = await api(user_id, query, mandateId=MANDATE, amount="1")
+        assert answer.codes == ["BAD_USER_INPUT"]
+        assert answer.errors[0]["message"].startswith("userId is required")
 
 
 async def test_who_reads_an_email_address(database: Database, api: Api) -> None:

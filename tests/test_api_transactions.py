@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from app.billing.directory import enrol
-from app.billing.ledger import Ledger, in_ledger
-from app.billing.models import BillingModel, ReferenceType, TransactionType
+from app.billing.models import BillingModel, ReferenceType
 from app.billing.viewer import OPERATOR
 from app.database import Database
 from tests.api import Api, add_people, statements
@@ -22,6 +21,8 @@ from tests.world import (
     fresh,
     ledger_rows,
     record,
+    reverse,
+    transfer,
     usage_event,
 )
 
@@ -159,27 +160,29 @@ async def test_reversal_and_reversed_name_each_other(database: Database, api: Ap
     await add_people(database, model=BillingModel.PREPAY_MANDATE)
     [result] = await record(database, usage_event(3))
     wrong = result.transaction
-
-    async def reverse(ledger: Ledger) -> Any:
-        await ledger.lock_paying_accounts([])
-        account = ledger.paying_account(None)
-        return ledger.post(
-            account,
-            TransactionType.CREDIT,
-            ReferenceType.REVERSAL,
-            Decimal(3),
-            description="Undo",
-            reverses_id=wrong.id,
-            user_id="alice",
-        )
-
-    row = await in_ledger(database, MANDATE, reverse)
+    row = await reverse(database, wrong.id)
     query = '{ transactions(mandateId: "acme") { nodes { id reverses { id } reversedBy { id } } } }'
     page = await api.read("alice", query)
     assert page["nodes"] == [
         {"id": row.id, "reverses": {"id": wrong.id}, "reversedBy": None},
         {"id": wrong.id, "reverses": None, "reversedBy": {"id": row.id}},
     ]
+
+
+async def test_the_legs_of_a_transfer_name_each_other_to_admins(
+    database: Database, api: Api
+) -> None:
+    await add_people(database, model=BillingModel.PREPAY_USER)
+    debit, credit_ = await transfer(database, 3, "alice", "ada")
+    query = """{ transactions(mandateId: "acme", filter: {referenceType: TRANSFER}) {
+        nodes { id counterpart { id amount } } } }"""
+    page = await api.read("root", query)
+    assert page["nodes"] == [
+        {"id": credit_.id, "counterpart": {"id": debit.id, "amount": "3"}},
+        {"id": debit.id, "counterpart": {"id": credit_.id, "amount": "3"}},
+    ]
+    page = await api.read("alice", query)
+    assert page["nodes"] == [{"id": debit.id, "counterpart": None}]
 
 
 ORDERS = [

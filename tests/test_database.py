@@ -100,7 +100,7 @@ async def test_a_violation_that_stays_is_raised(second: Database) -> None:
     "statement",
     [
         "INSERT INTO mandate (id, name) VALUES ('acme', NULL)",
-        "INSERT INTO membership VALUES ('acme', 'alice', 'MEMBER', '2026-01-01 00:00:00', NULL)",
+        "INSERT INTO membership VALUES ('acme', 'alice', 'MEMBER', '2026-01-01 00:00:00', NULL, NULL, NULL)",
     ],
 )
 async def test_another_violation_is_raised_at_once(database: Database, statement: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import update
 
 from app.billing.errors import BillingError
-from app.billing.ledger import MAX_LIFETIME, Ledger, first_result, in_ledger
+from app.billing.ledger import MAX_LIFETIME, Ledger, in_ledger, same_content
 from app.billing.models import (
     AccountType,
     BillingModel,
@@ -36,10 +36,10 @@ async def post(
     """Posts to the account that pays for the user, in one unit."""
 
     async def work(ledger: Ledger) -> list[SimpleNamespace]:
-        await ledger.lock_paying_accounts([user_id])
+        await ledger.lock_spenders([user_id])
         return [
             ledger.post(
-                ledger.paying_account(user_id),
+                ledger.account(ledger.payer(user_id)),
                 kind,
                 reference,
                 Decimal(amount),
@@ -175,8 +175,8 @@ async def test_an_account_to_which_nothing_was_posted_is_not_opened(database: Da
     before = await dump(database)
 
     async def work(ledger: Ledger) -> None:
-        await ledger.lock_paying_accounts(["alice"])
-        assert ledger.funds(ledger.paying_account("alice")).available == 10
+        await ledger.lock_spenders(["alice"])
+        assert ledger.funds(ledger.account(ledger.payer("alice"))).available == 10
 
     await in_ledger(database, MANDATE, work)
     assert await dump(database) == before
@@ -197,8 +197,8 @@ async def test_an_error_after_posting_writes_nothing(database: Database) -> None
     before = await dump(database)
 
     async def work(ledger: Ledger) -> None:
-        await ledger.lock_paying_accounts(["alice"])
-        account = ledger.paying_account("alice")
+        await ledger.lock_spenders(["alice"])
+        account = ledger.account(ledger.payer("alice"))
         ledger.post(account, DEBIT, USAGE, Decimal(1), description="Test")
         await ledger.write()
         raise LookupError
@@ -294,15 +294,12 @@ async def test_a_local_day_respects_daylight_saving(
     assert [row.local_date for row in await read_rows(database, daily_usage)] == [day]
 
 
-@pytest.mark.parametrize(("hashed", "found"), [("same", True), ("other", False)])
-def test_the_first_result_of_a_key(hashed: str, found: bool) -> None:
+def test_the_first_result_of_a_key() -> None:
     row = SimpleNamespace(content_hash="same")
-    assert first_result({}, "key", hashed) is None
-    if found:
-        assert first_result({"key": row}, "key", hashed) is row
-        return
+    assert same_content(None, "same") is None
+    assert same_content(row, "same") is row
     with pytest.raises(BillingError, match="other content") as refused:
-        first_result({"key": row}, "key", hashed)
+        same_content(row, "other")
     assert refused.value.code == "IDEMPOTENCY_CONFLICT"
     assert refused.value.field == ("idempotency_key",)
 
@@ -342,7 +339,7 @@ async def test_an_account_is_locked_by_one_unit_at_a_time(
     order: list[str] = []
 
     async def work(ledger: Ledger, name: str) -> None:
-        await ledger.lock_paying_accounts(["alice"])
+        await ledger.lock_spenders(["alice"])
         order.append(name)
         await asyncio.sleep(0.1)
         order.append(name)

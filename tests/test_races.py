@@ -1,229 +1,52 @@
 """What many clients do at once through two server processes. Each test fails with its lock taken out."""
 
 import asyncio
-import os
-import socket
-import subprocess
-import sys
-import time
+import random
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
-from typing import Any
 
-import httpx
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import text
 
-from app.auth import issue_token
-from app.billing.models import BillingModel, UserKind, accounts, daily_usage, transactions
-from app.config import Settings
+from app.billing.models import BillingModel
 from app.database import Database
-from tests.world import (
-    add_mandate,
-    add_user,
-    balances,
-    change_settings,
-    credit,
-    fresh,
-    ledger_rows,
-    read_rows,
+from tests.servers import (
+    Server,
+    Servers,
+    change_of,
+    connected,
+    debits,
+    inhabited,
+    new_credit,
+    new_transfer,
+    outcomes,
+    proven,
+    running,
+    spends,
+    watched,
 )
+from tests.world import add_mandate, balances, change_settings, credit, fresh, ledger_rows, notices
 
 pytestmark = pytest.mark.anyio
 
-RECORD_USAGE = """
-    mutation ($events: [UsageEventInput!]!) {
-      recordUsage(input: {events: $events}) {
-        results { outcome transaction { id } error { code } }
-        userErrors { code }
-      }
-    }
-"""
-ADD_CREDIT = """
-    mutation ($input: AddCreditInput!) {
-      addCredit(input: $input) { transaction { id } userErrors { code } }
-    }
-"""
-UPDATE_SETTINGS = """
-    mutation ($input: UpdateBillingSettingsInput!) {
-      updateBillingSettings(input: $input) { userErrors { code } }
-    }
-"""
-
-Request = tuple[str, str, dict[str, Any]]
-"""Who asks, the mutation and its variables."""
-
 
 @pytest.fixture(scope="module")
-def addresses(lasting_database_url: str) -> Iterator[list[str]]:
-    """Two server processes on one database."""
-    environment = {
-        name: value for name, value in os.environ.items() if not name.startswith("BILLING_")
-    } | {"BILLING_DATABASE_URL": lasting_database_url}
-    ports = [free_port() for _ in range(2)]
-    servers = [
-        subprocess.Popen(
-            [sys.executable, "-m", "app", "serve", "--port", str(port)],
-            env=environment,
-            stdout=subprocess.DEVNULL,  # a line for each request
-        )
-        for port in ports
-    ]
-    try:
-        for server, port in zip(servers, ports, strict=True):
-            wait_for(server, port)
-        yield [f"http://127.0.0.1:{port}" for port in ports]
-    finally:
-        for server in servers:
-            server.terminate()
-        for server in servers:
-            server.wait(10)
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
-def wait_for(server: subprocess.Popen[bytes], port: int) -> None:
-    deadline = time.monotonic() + 30
-    while True:
-        assert server.poll() is None, "the server did not start"
-        with socket.socket() as client:
-            if client.connect_ex(("127.0.0.1", port)) == 0:
-                return
-        assert time.monotonic() < deadline, "the server does not listen"
-        time.sleep(0.05)
+def processes(lasting_database_url: str) -> Iterator[list[Server]]:
+    with running(lasting_database_url, processes=2) as processes:
+        yield processes
 
 
 @pytest.fixture
 async def database(lasting_database_url: str) -> AsyncIterator[Database]:
-    async with Database(lasting_database_url) as database:
-        await add_user(database, "gateway", kind=UserKind.SERVICE)
-        await add_user(database, "root", is_sys_admin=True)
+    async with inhabited(lasting_database_url) as database:
         yield database
 
 
-class Servers:
-    """Sends requests to both at once, in turn, each on a connection of its own."""
-
-    def __init__(self, clients: Sequence[httpx.AsyncClient], settings: Settings) -> None:
-        self._clients = clients
-        self._tokens = {name: issue_token(settings, name, 600) for name in ("gateway", "root")}
-
-    async def send(self, *requests: Request) -> list[Any]:
-        """The payload of each mutation, in the order given."""
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._post(self._clients[place % 2], *request))
-                for place, request in enumerate(requests)
-            ]
-        return [task.result() for task in tasks]
-
-    async def _post(
-        self, client: httpx.AsyncClient, user_id: str, query: str, variables: dict[str, Any]
-    ) -> Any:
-        answer = await client.post(
-            "/graphql",
-            json={"query": query, "variables": variables},
-            headers={"Authorization": f"Bearer {self._tokens[user_id]}"},
-        )
-        body = answer.json()
-        assert "errors" not in body, body
-        return next(iter(body["data"].values()))
-
-
 @pytest.fixture
-async def servers(addresses: list[str], lasting_database_url: str) -> AsyncIterator[Servers]:
-    limits = httpx.Limits(max_connections=None)
-    async with (
-        httpx.AsyncClient(base_url=addresses[0], timeout=60, limits=limits) as one,
-        httpx.AsyncClient(base_url=addresses[1], timeout=60, limits=limits) as other,
-    ):
-        yield Servers([one, other], Settings(database_url=lasting_database_url))
-
-
-def debits(mandate_id: str, *users: str, **fields: Any) -> Request:
-    """One call with an event of 1 for each of the users."""
-    events = [
-        {"mandateId": mandate_id, "userId": user, "amount": "1", "idempotencyKey": fresh()} | fields
-        for user in users
-    ]
-    return "gateway", RECORD_USAGE, {"events": events}
-
-
-def spends(mandate_id: str, *users: str) -> Request:
-    return debits(mandate_id, *users, mode="REQUIRE_FUNDS")
-
-
-def new_credit(mandate_id: str, user_id: str | None = None) -> Request:
-    credited = {"mandateId": mandate_id, "userId": user_id, "amount": "1"}
-    return "root", ADD_CREDIT, {"input": credited | {"idempotencyKey": fresh()}}
-
-
-def outcomes(payloads: Sequence[Any]) -> Counter[str]:
-    return Counter(
-        result["error"]["code"] if result["error"] else result["outcome"]
-        for payload in payloads
-        for result in payload["results"]
-    )
-
-
-async def proven(database: Database, mandate_id: str) -> dict[str | None, Decimal]:
-    """The balances, once they are proven from the history and the roll-up."""
-    history: dict[str, list[Any]] = {}
-    for row in await ledger_rows(database, mandate_id=mandate_id):
-        history.setdefault(row.account_id, []).append(row)
-    for account in await read_rows(database, accounts, mandate_id=mandate_id):
-        balance, rows = Decimal(0), history.pop(account.id)
-        for place, row in enumerate(rows, start=1):
-            balance += row.amount if row.transaction_type == "CREDIT" else -row.amount
-            assert (row.sequence, row.balance_after) == (place, balance)
-        assert (account.sequence, account.balance) == (len(rows), balance)
-        days = await read_rows(database, daily_usage, account_id=account.id)
-        assert sum(day.transaction_count for day in days) == sum(
-            row.reference_type == "USAGE" for row in rows
-        )
-        assert sum(day.cost for day in days) == account.debited
-    assert history == {}
-    return await balances(database, mandate_id)
-
-
-@asynccontextmanager
-async def watched(database: Database, mandate_id: str) -> AsyncIterator[None]:
-    """Whenever a reader looks meanwhile, an account has moved by exactly the rows of its history."""
-    whole = (
-        select(accounts.c.sequence, func.count(transactions.c.id))
-        .outerjoin_from(
-            accounts,
-            transactions,
-            (transactions.c.mandate_id == accounts.c.mandate_id)
-            & (transactions.c.account_id == accounts.c.id),
-        )
-        .where(accounts.c.mandate_id == mandate_id)
-        .group_by(accounts.c.id, accounts.c.sequence)
-    )
-    done = False
-
-    async def look() -> int:
-        looks = 0
-        while not done:
-            async with database.read() as connection:
-                for sequence, rows in await connection.execute(whole):
-                    assert sequence == rows
-            looks += 1
-            await asyncio.sleep(0.005)
-        return looks
-
-    task = asyncio.create_task(look())
-    try:
-        yield
-    finally:
-        done = True
-    assert await task > 1
+async def servers(processes: list[Server], lasting_database_url: str) -> AsyncIterator[Servers]:
+    async with connected(processes, lasting_database_url) as servers:
+        yield servers
 
 
 @pytest.mark.parametrize(
@@ -246,7 +69,7 @@ async def test_nobody_overspends_by_calling_at_once(
         database, acme, model, default_user_credit=Decimal(0), credit_limit=Decimal(0)
     )
     await credit(database, funds, user_id, mandate_id=acme)
-    async with watched(database, acme):
+    async with watched(database, acme, funds):
         payloads = await servers.send(*(spends(acme, "alice") for _ in range(2 * funds)))
     assert outcomes(payloads) == {"RECORDED": funds, refusal: funds}
     assert await proven(database, acme) == {user_id: 0}
@@ -347,14 +170,7 @@ async def test_a_model_never_changes_under_a_credit(database: Database, servers:
         await add_mandate(
             database, mandate_id, BillingModel.PREPAY_USER, default_user_credit=Decimal(0)
         )
-    changes = [
-        (
-            "root",
-            UPDATE_SETTINGS,
-            {"input": {"mandateId": mandate_id, "billingModel": "PREPAY_MANDATE"}},
-        )
-        for mandate_id in mandates
-    ]
+    changes = [change_of(mandate_id, billingModel="PREPAY_MANDATE") for mandate_id in mandates]
     credits_ = [new_credit(mandate_id, "alice") for mandate_id in mandates]
     pairs = [request for pair in zip(changes, credits_, strict=True) for request in pair]
     payloads = await servers.send(*pairs)
@@ -372,12 +188,8 @@ async def test_settings_changed_at_once_lose_no_change(
     acme = fresh("acme")
     await add_mandate(database, acme)
     await change_settings(database, acme, notify_on_warning=False)
-    change = {"mandateId": acme, "expectedVersion": 1}
     payloads = await servers.send(
-        *(
-            ("root", UPDATE_SETTINGS, {"input": change | {"defaultUserCredit": str(100 + n)}})
-            for n in range(20)
-        )
+        *(change_of(acme, expectedVersion=1, defaultUserCredit=str(100 + n)) for n in range(20))
     )
     codes = Counter(error["code"] for payload in payloads for error in payload["userErrors"])
     assert codes == {"VERSION_CONFLICT": 19}
@@ -392,7 +204,6 @@ async def test_a_busy_mandate_can_still_be_changed(database: Database, servers: 
         while not done:
             await servers.send(debits(acme, "alice"))
 
-    change = {"mandateId": acme, "warningThresholdPercent": "20"}
     async with asyncio.TaskGroup() as group:
         for _ in range(16):
             group.create_task(keep_spending())
@@ -400,8 +211,67 @@ async def test_a_busy_mandate_can_still_be_changed(database: Database, servers: 
         try:
             async with asyncio.timeout(10):
                 for _ in range(3):
-                    [payload] = await servers.send(("root", UPDATE_SETTINGS, {"input": change}))
+                    payload = await servers.ask(change_of(acme, warningThresholdPercent="20"))
                     assert payload["userErrors"] == []
         finally:
             done = True
     await proven(database, acme)
+
+
+async def test_transfers_in_both_directions_at_once(database: Database, servers: Servers) -> None:
+    """None waits for the other in a circle: their accounts are locked in one order."""
+    acme, users = fresh("acme"), ("alice", "bob")
+    await add_mandate(
+        database, acme, BillingModel.PREPAY_USER, users=users, default_user_credit=Decimal(0)
+    )
+    for user_id in users:
+        await credit(database, 1000, user_id, mandate_id=acme)
+    before = await deadlocks(database)
+    there = [new_transfer(acme, *users) for _ in range(250)]
+    back = [new_transfer(acme, *reversed(users)) for _ in range(250)]
+    async with watched(database, acme):
+        payloads = await servers.send(*random.sample(there + back, 500), at_once=16)
+    assert outcomes(payloads) == {"DONE": 500}
+    assert await proven(database, acme) == {"alice": 1000, "bob": 1000}
+    _, _, *legs = await ledger_rows(database, mandate_id=acme)
+    assert len(legs) == 1000
+    assert {leg.id: leg.counterpart_id for leg in legs} == {
+        leg.counterpart_id: leg.id for leg in legs
+    }
+    assert await deadlocks(database) == before
+
+
+async def deadlocks(database: Database) -> int:
+    """How many PostgreSQL has broken; SQLite's writers follow one another."""
+    if database.is_sqlite:
+        return 0
+    async with database.read() as connection:
+        # A backend tells of its own once a second at most, when it is done with something.
+        await asyncio.sleep(1.1)
+        found = await connection.execute(
+            text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()")
+        )
+        return int(found.scalar_one())
+
+
+@pytest.mark.parametrize("notify_emails", [[], ["ada@example.com"]])
+@pytest.mark.parametrize(
+    ("amount", "told"),
+    [("1.9", ["balance.warning"]), ("2", ["balance.depleted", "balance.warning"])],
+)
+async def test_an_alert_is_told_once(
+    database: Database, servers: Servers, amount: str, told: list[str], notify_emails: list[str]
+) -> None:
+    acme = fresh("acme")
+    await add_mandate(database, acme, BillingModel.PREPAY_MANDATE, notify_emails=notify_emails)
+    await credit(database, 100, mandate_id=acme)
+    payloads = await servers.send(*(debits(acme, "alice", amount=amount) for _ in range(50)))
+    assert outcomes(payloads) == {"RECORDED": 50}
+    assert await proven(database, acme) == {None: 100 - 50 * Decimal(amount)}
+    by_channel: dict[str, list[str]] = {}
+    for notice in await notices(database, mandate_id=acme):
+        if notice.notice_type != "credit.added":
+            by_channel.setdefault(notice.channel, []).append(notice.notice_type)
+    assert {channel: sorted(kinds) for channel, kinds in by_channel.items()} == dict.fromkeys(
+        ["WEBHOOK", *(["EMAIL"] if notify_emails else [])], told
+    )

@@ -23,9 +23,14 @@ async def test_every_operation_of_the_readme_works(database: Database, database_
     assert len(OPERATIONS) == README.count("```graphql") > 10
     async with serving(settings) as api:
         accounts = '{ accounts(mandateId: "demo-university", first: 1) { nodes { id } } }'
-        account_id = (await api.read("university-admin", accounts))["nodes"][0]["id"]
+        ids = {"ACCOUNT-ID": (await api.read("university-admin", accounts))["nodes"][0]["id"]}
+        usage = "filter: { referenceType: USAGE }, first: 1"
+        usage = f'{{ transactions(mandateId: "demo-university", {usage}) {{ nodes {{ id }} }} }}'
+        ids["TRANSACTION-ID"] = (await api.read("gateway", usage))["nodes"][0]["id"]
         for user_id, operation in OPERATIONS:
-            answer = await api(user_id, operation.replace("ACCOUNT-ID", account_id))
+            for word, found in ids.items():
+                operation = operation.replace(word, found)
+            answer = await api(user_id, operation)
             assert (answer.status, answer.errors) == (200, []), operation
             for name, field in answer.data.items():
                 assert field not in (None, []), name
@@ -33,3 +38,5 @@ async def test_every_operation_of_the_readme_works(database: Database, database_
                     assert field["userErrors"] == [], name
                 elif isinstance(field, dict):
                     assert field.get("nodes") != [], name
+            if "createHold" in answer.data:
+                ids["HOLD-ID"] = answer.data["createHold"]["hold"]["id"]

@@ -10,7 +10,17 @@ from sqlalchemy import literal, select, true, union_all
 
 from app.billing.models import mandates, users
 from app.billing.money import from_nano
-from app.billing.types import ID_LENGTH, Identifier, Instant, Key, Nano, exact_sum, new_key
+from app.billing.types import (
+    ID_LENGTH,
+    Identifier,
+    Instant,
+    Key,
+    Nano,
+    exact_sum,
+    first_key,
+    last_key,
+    new_key,
+)
 from app.database import Database
 from tests.world import add_mandate, add_user, read_rows
 
@@ -149,3 +159,24 @@ def test_keys_are_ordered_as_their_instants(instants: list[datetime]) -> None:
 def test_keys_of_one_instant_differ() -> None:
     now = datetime.now(UTC)
     assert len({new_key(now) for _ in range(10_000)}) == 10_000
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)))
+def test_an_instant_has_a_first_and_a_last_key(instant: datetime) -> None:
+    later = instant + timedelta(microseconds=1)
+    assert first_key(instant) <= new_key(instant) <= last_key(instant) < first_key(later)
+
+
+@pytest.mark.parametrize(
+    "instant",
+    [datetime.min.replace(tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)],
+)
+def test_before_1970_no_key_was_given(instant: datetime) -> None:
+    first = datetime(1970, 1, 1, 0, 0, 0, 1, tzinfo=UTC)
+    assert first_key(instant) <= last_key(instant) < first_key(first)
+
+
+def test_the_last_instant_of_all_has_keys() -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+    assert new_key(datetime.now(UTC)) < first_key(last) < last_key(last)
+    assert all(Key().can_be(key) for key in (first_key(last), last_key(last)))

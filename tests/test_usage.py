@@ -429,7 +429,7 @@ async def test_a_retry_succeeds_after_36_days(
     event = usage_event(1, occurred_at=datetime.now(UTC) - timedelta(days=1))
     late = usage_event(1, occurred_at=event.occurred_at)
     await record(database, event)
-    monkeypatch.setattr("app.billing.usage.OLDEST", timedelta(hours=1))
+    monkeypatch.setattr("app.billing.checks.OLDEST", timedelta(hours=1))
     assert outcomes(await record(database, event)) == [DUPLICATE]
     assert await refused(database, late) == ["INVALID"]
 

@@ -1,16 +1,21 @@
-"""The proof of the books: nothing to say about sound ones, and every forged figure found."""
+"""The proof of balances and costs: nothing to say about sound books, and every forged figure found."""
 
+import sqlite3
+from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from zoneinfo import ZoneInfo
 
 import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from app.billing.models import BillingModel, daily_usage, transactions
+from app.billing.models import BillingModel, accounts, daily_usage, transactions
 from app.billing.usage import record_usage
 from app.billing.verify import verify_ledger
 from app.billing.viewer import OPERATOR
 from app.database import Database
+from tests.proof import forge, mismatches, prove
 from tests.world import (
     MANDATE,
     OTHER_MANDATE,
@@ -18,8 +23,10 @@ from tests.world import (
     add_mandate,
     change_settings,
     credit,
+    ledger_rows,
     read_rows,
     record,
+    reverse,
     run_sql,
     usage_event,
 )
@@ -27,6 +34,7 @@ from tests.world import (
 pytestmark = pytest.mark.anyio
 
 DAY = date(2026, 8, 1)
+ZURICH = ZoneInfo("Europe/Zurich")
 
 
 @pytest.fixture(autouse=True)
@@ -50,26 +58,6 @@ async def books(database: Database) -> None:
         ]
         await record_usage(database, OPERATOR, events, PROVIDERS, imported=True)
         await credit(database, 1, "alice", mandate_id=mandate_id)
-
-
-async def mismatches(database: Database, mandate_id: str = MANDATE) -> list[str]:
-    """What is said about a mandate, without the names of mandate and account."""
-    async with database.snapshot() as connection:
-        found = await verify_ledger(connection, mandate_id)
-    assert {mismatch.mandate_id for mismatch in found} <= {mandate_id}
-    return [str(mismatch).split(": ", 1)[1] for mismatch in found]
-
-
-async def forge(database: Database, statement: str) -> None:
-    """Changes a transaction, which the triggers refuse to others."""
-    if database.is_sqlite:
-        await run_sql(database, "DROP TRIGGER transaction_no_update")
-        await run_sql(database, "DROP TRIGGER transaction_no_delete")
-        await run_sql(database, statement)
-        return
-    await run_sql(database, 'ALTER TABLE "transaction" DISABLE TRIGGER USER')
-    await run_sql(database, statement)
-    await run_sql(database, 'ALTER TABLE "transaction" ENABLE TRIGGER USER')
 
 
 OF_ALICE = f"WHERE mandate_id = '{MANDATE}' AND user_id = 'alice'"
@@ -115,8 +103,10 @@ async def test_an_account_without_transactions(database: Database) -> None:
     await add_mandate(database, "new")
     await run_sql(
         database,
-        "INSERT INTO account SELECT 'new', id, account_type, user_id, 5, 5, 0, 0, 0, NULL, enabled,"
-        f" created_at, last_transaction_at FROM account {OF_ALICE}",
+        "INSERT INTO account (mandate_id, id, account_type, user_id, balance, credited, debited,"
+        " sequence, funding_base, enabled, created_at, last_transaction_at)"
+        " SELECT 'new', id, account_type, user_id, 5, 5, 0, 0, 0, enabled, created_at,"
+        f" last_transaction_at FROM account {OF_ALICE}",
     )
     assert await mismatches(database, "new") == [
         "balance is 0.000000005 and must be 0",
@@ -172,6 +162,47 @@ async def test_a_forged_roll_up(database: Database, statement: str) -> None:
     assert figure.endswith(" and must be 0.001 in 1")
 
 
+async def test_usage_taken_back(database: Database) -> None:
+    """It lowers the cost of the day on which it was taken back, and is counted all the same."""
+    [call] = await ledger_rows(database, mandate_id=MANDATE, amount=Decimal("0.001"))
+    reversal = await reverse(database, call.id)
+    assert await mismatches(database) == []
+    day = reversal.created_at.astimezone(ZURICH).date()
+    for statement in (
+        "UPDATE daily_usage SET cost = 0 WHERE cost < 0",
+        "DELETE FROM daily_usage WHERE cost = 0",
+    ):
+        await run_sql(database, statement)
+        assert await mismatches(database) == [
+            f"the usage of {day} (alice, none, none, none) is 0 in 0 and must be -0.001 in 0"
+        ]
+
+
+async def test_a_credit_taken_back_is_no_cost(database: Database) -> None:
+    row = await credit(database, 5, "alice")
+    rolled_up = await read_rows(database, daily_usage)
+    await reverse(database, row.id)
+    assert await mismatches(database) == []
+    assert await read_rows(database, daily_usage) == rolled_up
+
+
+async def test_a_day_of_nothing_may_have_a_row_or_none(database: Database) -> None:
+    [result] = await record(
+        database, usage_event(0, occurred_at=datetime.now(UTC) - timedelta(days=9))
+    )
+    await reverse(database, result.transaction.id)
+    nothing = "mandate_id, local_date, user_id, account_id, aicore_provider, aicore_model"
+    for day in (date(1, 1, 1), DAY - timedelta(days=1), DAY + timedelta(days=5)):
+        await run_sql(
+            database,
+            f"INSERT INTO daily_usage ({nothing}, feature_code, cost, transaction_count)"
+            f" SELECT mandate_id, '{day}', 'alice', id, 'p', 'm', 'f', 0, 0 FROM account {OF_ALICE}",
+        )
+    assert await mismatches(database) == []
+    await run_sql(database, "DELETE FROM daily_usage WHERE cost = 0 AND transaction_count = 0")
+    assert await mismatches(database) == []
+
+
 @pytest.mark.parametrize("other", [date(1, 1, 1), date(2026, 8, 2), date(9999, 12, 31)])
 async def test_usage_on_another_day(database: Database, other: date) -> None:
     one = f"{OF_ALICE} AND local_date = '{DAY}' AND aicore_provider = ''"
@@ -225,13 +256,44 @@ async def test_years_of_usage(database: Database) -> None:
     assert sum(row.cost for row in await read_rows(database, daily_usage, mandate_id="new")) == 99
 
 
+async def test_what_was_looked_at(database: Database) -> None:
+    before = datetime.now(UTC)
+    check = await prove(database)
+    assert before <= check.checked_at <= datetime.now(UTC)
+    assert check.accounts_checked == 3
+    assert check.transactions_checked == len(await ledger_rows(database, mandate_id=MANDATE)) == 65
+    await add_mandate(database, "new")
+    empty = await prove(database, "new")
+    assert (empty.ok, empty.accounts_checked, empty.transactions_checked) == (True, 0, 0)
+
+
+async def test_an_account_that_is_missing(database: Database) -> None:
+    """Foreign keys forbid it, where they are on: SQLite's own shell has them off."""
+    [account] = await read_rows(database, accounts, mandate_id=MANDATE, user_id="alice")
+    if database.is_sqlite:
+        with closing(sqlite3.connect(str(database.engine.url.database))) as shell:
+            shell.execute(f"DELETE FROM account {OF_ALICE}")
+            shell.commit()
+    else:
+        await forge(
+            database,
+            "SET LOCAL session_replication_role = replica",
+            f"DELETE FROM account {OF_ALICE}",
+        )
+    check = await prove(database)
+    assert [(found.account_id, found.problem) for found in check.mismatches] == [
+        (account.id, "the account of its transactions is missing and must be there")
+    ]
+    assert (await prove(database, OTHER_MANDATE)).ok
+
+
 async def test_a_snapshot_stays_at_its_moment(database: Database) -> None:
     count = select(transactions.c.id)
     async with database.snapshot() as connection:
         before = len((await connection.execute(count)).all())
         await record(database, usage_event(5), usage_event(5))
         await credit(database, "0.5", "alice")
-        assert await verify_ledger(connection, MANDATE) == []
+        assert (await verify_ledger(connection, MANDATE)).ok
         assert len((await connection.execute(count)).all()) == before
     async with database.snapshot() as connection:
         assert len((await connection.execute(count)).all()) == before + 3

@@ -1,16 +1,27 @@
 """Mandates, users, credits and events for tests, made through the domain by the operator."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from typing import Any
 
-from sqlalchemy import Table, select, text
+from sqlalchemy import Table, select, text, update
 from sqlmodel import SQLModel
 
-from app.billing.credits import add_credit
+from app.billing.corrections import reverse_transaction, transfer_credit
+from app.billing.credits import add_credit, add_debit
 from app.billing.directory import upsert_mandate, upsert_membership, upsert_user
-from app.billing.models import BillingModel, MembershipRole, ReferenceType, accounts, transactions
+from app.billing.holds import NewHold, create_hold, holds_by_id, release_hold, settle_hold
+from app.billing.models import (
+    BillingModel,
+    MembershipRole,
+    ReferenceType,
+    accounts,
+    holds,
+    outbox,
+    transactions,
+)
 from app.billing.settings import update_settings
 from app.billing.usage import UsageEvent, UsageMode, UsageResult, record_usage
 from app.billing.viewer import OPERATOR, Viewer
@@ -102,6 +113,128 @@ async def credit(
     )
 
 
+async def debit(
+    database: Database,
+    amount: str | int,
+    user_id: str | None = None,
+    *,
+    mandate_id: str = MANDATE,
+    key: str | None = None,
+    description: str = "Refund",
+    reference_type: ReferenceType = ReferenceType.ADMIN,
+    viewer: Viewer = OPERATOR,
+) -> Any:
+    """As credit, but takes money out."""
+    return await add_debit(
+        database,
+        viewer,
+        mandate_id,
+        user_id=user_id,
+        amount=Decimal(amount),
+        description=description,
+        reference_type=reference_type,
+        idempotency_key=key or fresh(),
+    )
+
+
+async def reverse(
+    database: Database,
+    transaction_id: str,
+    *,
+    mandate_id: str = MANDATE,
+    key: str | None = None,
+    reason: str = "Undone",
+    viewer: Viewer = OPERATOR,
+) -> Any:
+    """Writes the opposite of a transaction."""
+    return await reverse_transaction(
+        database, viewer, mandate_id, transaction_id, reason=reason, idempotency_key=key or fresh()
+    )
+
+
+async def transfer(
+    database: Database,
+    amount: str | int,
+    giver: str | None,
+    receiver: str | None,
+    *,
+    mandate_id: str = MANDATE,
+    key: str | None = None,
+    description: str = "Transfer",
+    viewer: Viewer = OPERATOR,
+) -> tuple[Any, Any]:
+    """Moves money between users' accounts, None being the mandate's own; the two rows."""
+    return await transfer_credit(
+        database,
+        viewer,
+        mandate_id,
+        from_user_id=giver,
+        to_user_id=receiver,
+        amount=Decimal(amount),
+        description=description,
+        idempotency_key=key or fresh(),
+    )
+
+
+async def hold(
+    database: Database,
+    amount: str | int = 1,
+    *,
+    mandate_id: str = MANDATE,
+    user_id: str = "alice",
+    key: str | None = None,
+    viewer: Viewer = GATEWAY,
+    **fields: Any,
+) -> str:
+    """Sets money aside; the hold's id."""
+    new = NewHold(mandate_id, user_id, Decimal(amount), key or fresh(), **fields)
+    return (await create_hold(database, viewer, new, PROVIDERS))[1]
+
+
+async def settle(
+    database: Database,
+    hold_id: str,
+    amount: str | int,
+    *,
+    mandate_id: str = MANDATE,
+    viewer: Viewer = GATEWAY,
+    **fields: Any,
+) -> Any:
+    """Books what the call did cost; the transaction."""
+    return await settle_hold(
+        database, viewer, mandate_id, hold_id, amount=Decimal(amount), **fields
+    )
+
+
+async def release(
+    database: Database, hold_id: str, *, mandate_id: str = MANDATE, viewer: Viewer = GATEWAY
+) -> None:
+    """Gives back what was set aside."""
+    await release_hold(database, viewer, mandate_id, hold_id)
+
+
+async def expire(database: Database, *hold_ids: str, mandate_id: str = MANDATE) -> None:
+    """Lets the time of these holds be over, as if it had passed."""
+    async with database.engine.begin() as connection:
+        await connection.execute(
+            update(holds)
+            .where(holds.c.mandate_id == mandate_id, holds.c.id.in_(hold_ids))
+            .values(expires_at=datetime.now(UTC) - timedelta(seconds=1))
+        )
+
+
+async def hold_status(database: Database, hold_id: str, mandate_id: str = MANDATE) -> str:
+    """What the hold is now."""
+    async with database.read() as connection:
+        [found] = await holds_by_id(connection, [(mandate_id, hold_id)])
+    return str(found.status)
+
+
+async def notices(database: Database, **where: Any) -> list[Any]:
+    """What the outbox is still to tell, oldest first."""
+    return await read_rows(database, outbox, **where)
+
+
 def usage_event(
     amount: str | int = 1,
     *,
@@ -163,7 +296,6 @@ async def ledger_rows(database: Database, **where: Any) -> list[Any]:
 
 
 async def dump(database: Database) -> dict[str, list[Any]]:
-    """Every row of every table, to tell whether anything has changed."""
-    return {
-        table.name: await read_rows(database, table) for table in SQLModel.metadata.sorted_tables
-    }
+    """Every row of every table, to tell whether anything has changed; what is told of it is apart."""
+    tables = [table for table in SQLModel.metadata.sorted_tables if table is not outbox]
+    return {table.name: await read_rows(database, table) for table in tables}

@@ -9,11 +9,21 @@ from typing import Any
 from sqlalchemy import Select, and_, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.alerts import judge_again
 from app.billing.audit import write_audit_event
 from app.billing.checks import difference, refuse_null
 from app.billing.errors import BadInput, BillingError, Forbidden, UserErrorCode
-from app.billing.funds import PAYING_ACCOUNT, check_credit_limit, funds
-from app.billing.models import AccountType, BillingModel, accounts, mandates, memberships, settings
+from app.billing.funds import PAYING_ACCOUNT, check_limit, funds
+from app.billing.held import HELD, IS_OPEN
+from app.billing.models import (
+    AccountType,
+    BillingModel,
+    accounts,
+    holds,
+    mandates,
+    memberships,
+    settings,
+)
 from app.billing.money import ZERO
 from app.billing.paging import Keyset, Page, PageArguments, fetch_page, once
 from app.billing.settings import lock_settings
@@ -76,6 +86,7 @@ _ACCOUNT = (
     accounts.c.credit_limit.label("own_credit_limit"),
     accounts.c.enabled,
     accounts.c.created_at,
+    HELD.label("held"),
 )
 
 
@@ -88,12 +99,11 @@ def _account_query() -> Select[Any]:
 
 
 def _account_view(row: Any) -> AccountView:
-    held = ZERO
     left = funds(
         row,
         row.account_type,
         balance=row.balance,
-        held=held,
+        held=row.held,
         funding_base=row.funding_base,
         own_credit_limit=row.own_credit_limit,
     )
@@ -104,7 +114,7 @@ def _account_view(row: Any) -> AccountView:
         account_type=row.account_type,
         currency=row.currency,
         balance=row.balance,
-        held=held,
+        held=row.held,
         available=left.available,
         credit_limit=row.own_credit_limit,
         warning_threshold=left.warning_threshold,
@@ -167,11 +177,16 @@ async def list_accounts(
 
     async def totals() -> AccountTotals:
         async with database.read() as connection:
-            matching = query.with_only_columns(
-                exact_sum(accounts.c.balance), maintain_column_froms=True
+            matching = query.with_only_columns(accounts.c.id, maintain_column_froms=True)
+            held = select(exact_sum(holds.c.amount)).where(
+                holds.c.mandate_id == mandate_id, holds.c.account_id.in_(matching), IS_OPEN
             )
-            balance = (await connection.execute(matching)).scalar_one()
-        return AccountTotals(balance=balance, held=ZERO)
+            sums = query.with_only_columns(
+                exact_sum(accounts.c.balance),
+                held.scalar_subquery(),
+                maintain_column_froms=True,
+            )
+            return AccountTotals(*(await connection.execute(sums)).one())
 
     nodes = [_account_view(row) for row in found.nodes]
     return replace(found, nodes=nodes, totals=once(totals))
@@ -258,11 +273,12 @@ def _balance_view(
     account = opened.get((terms.mandate_id, owner))
     # Until it is opened, an account is judged as if its default credit were there already.
     expected = terms.default_user_credit if user_pays else ZERO
+    held = account.held if account else ZERO
     left = funds(
         terms,
         PAYING_ACCOUNT[terms.billing_model],
         balance=account.balance if account else expected,
-        held=ZERO,
+        held=held,
         funding_base=account.funding_base if account else expected,
         own_credit_limit=account.own_credit_limit if account else None,
     )
@@ -273,7 +289,7 @@ def _balance_view(
         billing_model=terms.billing_model,
         currency=terms.currency,
         balance=account.balance if account else ZERO,
-        held=ZERO,
+        held=held,
         available=left.available,
         credit_limit=left.credit_limit,
         warning_threshold=left.warning_threshold,
@@ -302,11 +318,11 @@ async def update_account(
     """Changes `enabled` or the account's own `credit_limit` (None clears it); returns its key."""
     viewer.require_sys_admin(mandate_id)
     refuse_null(changes, accounts)
-    check_credit_limit(changes.get("credit_limit"))
+    check_limit(changes.get("credit_limit"), "credit_limit")
 
     async def unit(connection: AsyncConnection) -> None:
         # The settings row first, as everywhere, so that no spend is being judged meanwhile.
-        await lock_settings(connection, mandate_id, change=True)
+        terms = await lock_settings(connection, mandate_id, change=True)
         this = and_(accounts.c.mandate_id == mandate_id, accounts.c.id == account_id)
         row = (await connection.execute(select(accounts).where(this).with_for_update())).first()
         if row is None:
@@ -316,11 +332,14 @@ async def update_account(
         before, after = difference(row, changes)
         if not after:
             return
+        now = datetime.now(UTC)
         await connection.execute(update(accounts).where(this).values(**after))
+        if "credit_limit" in after:
+            await judge_again(connection, terms, now, account_id)
         await write_audit_event(
             connection,
             viewer,
-            datetime.now(UTC),
+            now,
             "account.updated",
             f"account:{account_id}",
             mandate_id=mandate_id,

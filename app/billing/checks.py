@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +17,9 @@ from app.billing.types import ID_LENGTH, IdempotencyKey
 
 MAX_TEXT = 1000
 """Characters of a description."""
+OLDEST = timedelta(days=35)
+"""How far back a call may be dated; a period is final that long after its end."""
+AHEAD = timedelta(minutes=5)
 _RFC_3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 
 
@@ -58,6 +61,14 @@ def parse_instant(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z") from None
+
+
+def check_occurred_at(occurred_at: datetime | None, now: datetime) -> None:
+    """When a call happened; None is now."""
+    if occurred_at is not None and not now - OLDEST <= occurred_at <= now + AHEAD:
+        raise invalid(
+            "occurred_at must be at most 35 days back and 5 minutes ahead.", "occurred_at"
+        )
 
 
 def check_email(address: str, *field: str) -> None:

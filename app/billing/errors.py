@@ -22,6 +22,16 @@ class UserErrorCode(StrEnum):
     LIMIT_EXCEEDED = "LIMIT_EXCEEDED"
 
 
+class SpendDenial(StrEnum):
+    """Why a spend is refused: those codes that a judgement may give, the first reason first."""
+
+    ACCOUNT_DISABLED = "ACCOUNT_DISABLED"
+    PROVIDER_NOT_ALLOWED = "PROVIDER_NOT_ALLOWED"
+    SPEND_LIMIT_EXCEEDED = "SPEND_LIMIT_EXCEEDED"
+    CREDIT_LIMIT_EXCEEDED = "CREDIT_LIMIT_EXCEEDED"
+    INSUFFICIENT_FUNDS = "INSUFFICIENT_FUNDS"
+
+
 class BillingError(Exception):
     """A rule of the business refused a change; nothing was written.
 

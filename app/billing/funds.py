@@ -7,6 +7,7 @@ from typing import Any
 
 from app.billing.checks import invalid
 from app.billing.errors import BillingError, UserErrorCode
+from app.billing.limits import SpendLimit
 from app.billing.models import AccountType, BillingModel
 from app.billing.money import MAX_BALANCE, ZERO, format_decimal, from_nano, to_nano, within_limits
 
@@ -16,6 +17,15 @@ PAYING_ACCOUNT: Mapping[BillingModel, AccountType] = {
     BillingModel.CREDIT_POSTPAY: AccountType.MANDATE,
     BillingModel.UNLIMITED: AccountType.UNLIMITED,
 }
+
+Owner = tuple[AccountType, str | None]
+"""What an account is found by within its mandate: its type, and its user under USER."""
+
+
+def payer(model: BillingModel, user_id: str | None) -> Owner:
+    """The owner of the account that pays for this user."""
+    kind = PAYING_ACCOUNT[model]
+    return kind, user_id if kind == AccountType.USER else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +74,12 @@ def check_spend(
     amount: Decimal,
     provider: str | None,
     registered: Sequence[str],
+    limit: SpendLimit | None,
 ) -> None:
     """Refuses a spend of `amount` that may not or cannot be paid, the first reason first.
 
-    `registered` are the providers that a mandate without a list of its own may use.
+    `registered` are the providers that a mandate without a list of its own may use; `limit` is
+    the member's own, as it stands now.
     """
     if not enabled:
         raise BillingError(UserErrorCode.ACCOUNT_DISABLED, "The account is disabled.")
@@ -78,6 +90,14 @@ def check_spend(
             if provider
             else "This mandate allows named providers only: name one.",
             "aicore_provider",
+        )
+    if limit is not None and (limit.remaining <= ZERO or amount > limit.remaining):
+        raise BillingError(
+            UserErrorCode.SPEND_LIMIT_EXCEEDED,
+            f"{format_decimal(amount)} is more than the {format_decimal(limit.remaining)} left of"
+            f" the member's limit of {format_decimal(limit.amount)} for the {limit.period.lower()},"
+            f" which resets at {limit.resets_at:%Y-%m-%dT%H:%M:%SZ}.",
+            "amount",
         )
     available = funds.available
     if available is None:
@@ -108,15 +128,13 @@ def provider_allowed(
     return provider in registered and (allowed is None or provider in allowed)
 
 
-def check_credit_limit(limit: Decimal | None) -> None:
-    """A credit limit is 0 or more and within what a balance may be; None is no limit."""
+def check_limit(limit: Decimal | None, *field: str) -> None:
+    """A limit is 0 or more and within what a balance may be; None is no limit."""
     if limit is None:
         return
     if limit < ZERO:
-        raise invalid("credit_limit must be 0 or more.", "credit_limit")
+        raise invalid(f"{field[-1]} must be 0 or more.", *field)
     if not within_limits(limit):
         raise BillingError(
-            UserErrorCode.LIMIT_EXCEEDED,
-            f"credit_limit must be at most {MAX_BALANCE}.",
-            "credit_limit",
+            UserErrorCode.LIMIT_EXCEEDED, f"{field[-1]} must be at most {MAX_BALANCE}.", *field
         )

@@ -1,36 +1,50 @@
 """The one door to the money: whatever moves a balance is posted here, under the mandate's locks.
 
 `in_ledger` locks a mandate's books, lets its caller judge and post, and writes what was posted:
-transactions, account balances and the daily roll-up, in one database transaction.
+transactions, holds, account balances, the daily roll-up and what the outbox tells of it, in one
+database transaction.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, bindparam, insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import ColumnElement, and_, bindparam, false, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.alerts import alert_level, alerts, notice
+from app.billing.directory import Member, members_by_user
 from app.billing.errors import BillingError, UserErrorCode
-from app.billing.funds import PAYING_ACCOUNT, Funds, funds
+from app.billing.funds import Funds, Owner, funds, payer
+from app.billing.held import IS_OPEN
+from app.billing.limits import (
+    Limited,
+    Spender,
+    SpendLimit,
+    held_by_spender,
+    limited,
+    spent_by_spender,
+)
 from app.billing.models import (
     AccountType,
     AlertLevel,
-    BillingModel,
+    Channel,
+    NoticeType,
     ReferenceType,
     TransactionType,
     accounts,
-    daily_usage,
+    holds,
+    outbox,
     transactions,
 )
 from app.billing.money import MAX_BALANCE, ZERO, within_limits
+from app.billing.rollup import local_date, roll_up
 from app.billing.settings import lock_settings
-from app.billing.types import new_key
+from app.billing.types import NOW, exact_sum, new_key
 from app.database import Database
 
 T = TypeVar("T")
@@ -39,10 +53,16 @@ MAX_LIFETIME = 9 * MAX_BALANCE
 """The most that one account is credited, or debited, in all: what 64 bits of nano units hold."""
 _STEP = timedelta(microseconds=1)
 _UNSET_COLUMNS = dict.fromkeys(column.name for column in transactions.c)
-_MOVED = ("balance", "credited", "debited", "sequence", "funding_base", "last_transaction_at")
-
+_MOVED = (
+    "balance",
+    "credited",
+    "debited",
+    "sequence",
+    "funding_base",
+    "alert_level",
+    "last_transaction_at",
+)
 _COLUMNS = tuple(column.name for column in accounts.c)
-_ROLLED_UP = ("user_id", "account_id", "aicore_provider", "aicore_model", "feature_code")
 
 
 @dataclass(slots=True)
@@ -72,34 +92,85 @@ class LockedAccount:
 class Ledger:
     """The books of one mandate, locked until the database transaction ends."""
 
-    def __init__(self, connection: AsyncConnection, terms: Any) -> None:
+    def __init__(self, connection: AsyncConnection, terms: Any, *, locking: bool = True) -> None:
+        """Without `locking` it can only be looked at: nothing may be written."""
         self.connection = connection
         self.terms = terms
-        """The mandate's settings row, with its currency and time zone."""
+        """The mandate's settings row, with its name, currency and time zone."""
         self.mandate_id: str = terms.mandate_id
         self.now = datetime.now(UTC)
+        """The database's clock after the locks were taken, a moment later with each row posted."""
+        self.members: dict[str, Member] = {}
+        self._locking = locking
         self._zone = ZoneInfo(terms.time_zone)
-        self._accounts: dict[str | None, LockedAccount] = {}
+        self._accounts: dict[Owner, LockedAccount] = {}
+        self._held: dict[str, Decimal] = {}
+        self._limits: dict[Spender, Limited] = {}
+        self._held_by: dict[Spender, Decimal] = {}
+        self._spent_by: dict[Spender, Decimal] = {}
+        self._holds: list[dict[str, Any]] = []
+        self._notices: list[dict[str, Any]] = []
 
-    async def lock_paying_accounts(self, user_ids: Iterable[str]) -> None:
-        """Locks, in the order of their ids, the accounts that pay for these users."""
-        paying: ColumnElement[bool]
-        if self.terms.billing_model == BillingModel.PREPAY_USER:
-            paying = accounts.c.user_id.in_(set(user_ids))
-        else:
-            paying = accounts.c.account_type == PAYING_ACCOUNT[self.terms.billing_model]
-        await self._lock(paying)
+    async def lock_spenders(self, user_ids: Iterable[str | None]) -> None:
+        """Locks the accounts that pay for these users, and reads what judges their spends."""
+        named = {user_id for user_id in user_ids if user_id is not None}
+        self.members = await members_by_user(self.connection, self.mandate_id, named)
+        await self.lock(*(self.payer(user_id) for user_id in named or [None]))
+        self._limits = {
+            (self.mandate_id, user_id): limited(
+                member.spend_limit, member.spend_period, self._zone, self.now
+            )
+            for user_id, member in self.members.items()
+            if member.spend_limit is not None and member.spend_period is not None
+        }
+        # In this order: what is settled between the two statements, on an account of an earlier
+        # model, counts twice and never not at all.
+        self._held_by = await held_by_spender(self.connection, self._limits)
+        self._spent_by = await spent_by_spender(self.connection, self._limits)
+
+    async def lock(self, *owners: Owner) -> None:
+        """Locks the accounts of these owners, those that are open. Once in a unit: the order is by id."""
+        users = {user_id for _, user_id in owners if user_id is not None}
+        kinds = {kind for kind, user_id in owners if user_id is None}
+        await self._lock(
+            or_(
+                accounts.c.user_id.in_(users) if users else false(),
+                and_(accounts.c.user_id.is_(None), accounts.c.account_type.in_(kinds))
+                if kinds
+                else false(),
+            )
+        )
+
+    async def lock_account(self, account_id: str) -> LockedAccount:
+        """Locks one account that is known to exist, whichever model it belongs to."""
+        await self._lock(accounts.c.id == account_id)
+        return next(iter(self._accounts.values()))
 
     async def _lock(self, condition: ColumnElement[bool]) -> None:
-        rows = await self.connection.execute(
+        query = (
             select(accounts)
             .where(accounts.c.mandate_id == self.mandate_id, condition)
             .order_by(accounts.c.id)
-            .with_for_update()
         )
-        for row in rows:
-            self._accounts[row.user_id] = LockedAccount(**row._asdict())
-        self.now = datetime.now(UTC)  # after the wait
+        for row in await self.connection.execute(
+            query.with_for_update() if self._locking else query
+        ):
+            self._accounts[row.account_type, row.user_id] = LockedAccount(**row._asdict())
+        # What is held is read after the wait, in a statement of its own: the one that waited
+        # still sees what it saw before.
+        clock = select(NOW.label("now")).subquery()
+        mine = and_(
+            holds.c.mandate_id == self.mandate_id,
+            holds.c.account_id.in_([account.id for account in self._accounts.values()]),
+            IS_OPEN,
+        )
+        for now, account_id, held in await self.connection.execute(
+            select(clock.c.now, holds.c.account_id, exact_sum(holds.c.amount))
+            .select_from(clock.outerjoin(holds, mine))
+            .group_by(clock.c.now, holds.c.account_id)
+        ):
+            self.now = now
+            self._held[account_id] = held
 
     async def written_under(self, keys: Iterable[str]) -> dict[str, Any]:
         """The transactions that these idempotency keys have written, read after the locks."""
@@ -111,34 +182,54 @@ class Ledger:
         )
         return {row.idempotency_key: row for row in rows}
 
-    def paying_account(self, user_id: str | None) -> LockedAccount:
-        """The account that pays for this user: one that was locked, or a new one."""
-        owner = user_id if self.terms.billing_model == BillingModel.PREPAY_USER else None
-        account = self._accounts.get(owner)
-        return account if account else self._open(owner)
+    async def first_result(self, key: str, content_hash: str) -> Any:
+        """What this idempotency key has written, or None; IDEMPOTENCY_CONFLICT for other content."""
+        return same_content((await self.written_under([key])).get(key), content_hash)
 
-    def _open(self, owner: str | None) -> LockedAccount:
-        """A new account with its default credit; written only if something else is posted to it."""
+    def payer(self, user_id: str | None) -> Owner:
+        """The owner of the account that pays for this user."""
+        return payer(self.terms.billing_model, user_id)
+
+    def account(self, owner: Owner) -> LockedAccount:
+        """The account of this owner: one that was locked, or a new one."""
+        account = self._accounts.get(owner)
+        return account if account else self._open(*owner)
+
+    def _open(self, account_type: AccountType, user_id: str | None) -> LockedAccount:
+        """A new account with its default credit; written only if something else needs it."""
         account = LockedAccount(
             mandate_id=self.mandate_id,
             id=new_key(self.now),
-            account_type=PAYING_ACCOUNT[self.terms.billing_model],
-            user_id=owner,
+            account_type=account_type,
+            user_id=user_id,
             created_at=self.now,
             last_transaction_at=self.now - _STEP,
             is_new=True,
         )
-        self._accounts[owner] = account
-        if owner is not None and self.terms.default_user_credit > ZERO:
+        self._accounts[account_type, user_id] = account
+        if user_id is not None and self.terms.default_user_credit > ZERO:
             self.post(
                 account,
                 TransactionType.CREDIT,
                 ReferenceType.SYSTEM,
                 self.terms.default_user_credit,
                 description="Default credit",
-                user_id=owner,
+                user_id=user_id,
             )
+        account.alert_level = alert_level(self.terms, account)
         return account
+
+    def held_on(self, account: LockedAccount) -> Decimal:
+        """What its open holds set aside."""
+        return self._held.get(account.id, ZERO)
+
+    def spend_limit(self, user_id: str) -> SpendLimit | None:
+        """The member's limit as it stands after what was posted."""
+        spender = (self.mandate_id, user_id)
+        limit = self._limits.get(spender)
+        if limit is None:
+            return None
+        return limit.standing(self._spent_by.get(spender, ZERO), self._held_by.get(spender, ZERO))
 
     def funds(self, account: LockedAccount) -> Funds:
         """What can still be paid from an account after what was posted to it."""
@@ -146,7 +237,7 @@ class Ledger:
             self.terms,
             account.account_type,
             balance=account.balance,
-            held=ZERO,
+            held=self.held_on(account),
             funding_base=account.funding_base,
             own_credit_limit=account.credit_limit,
         )
@@ -164,7 +255,8 @@ class Ledger:
         """Moves the balance by one transaction and returns its row; LIMIT_EXCEEDED moves nothing.
 
         `details` are further columns of the row. `created_at` never repeats within an account, so
-        the order of ids is the order of its history, whichever process wrote a row.
+        the order of ids is the order of its history, whichever process wrote a row; nor within a
+        unit, so that it is the order of posting, too.
         """
         is_credit = transaction_type == TransactionType.CREDIT
         balance = account.balance + amount if is_credit else account.balance - amount
@@ -180,6 +272,7 @@ class Ledger:
         account.balance, account.credited, account.debited = balance, credited, debited
         account.sequence += 1
         account.last_transaction_at = max(self.now, account.last_transaction_at + _STEP)
+        self.now = account.last_transaction_at + _STEP
         if is_credit and reference_type != ReferenceType.REVERSAL:
             account.funding_base = balance
         if reference_type != ReferenceType.SYSTEM:
@@ -203,10 +296,29 @@ class Ledger:
             )
         )
         account.rows.append(row)
+        self._count_spent(row)
         return row
 
+    def _count_spent(self, row: SimpleNamespace) -> None:
+        spender = (self.mandate_id, row.user_id)
+        limit = self._limits.get(spender)
+        if limit is None or row.reference_type != ReferenceType.USAGE:
+            return
+        if limit.first <= local_date(row.occurred_at, self._zone) < limit.end:
+            self._spent_by[spender] = self._spent_by.get(spender, ZERO) + row.amount
+
+    def set_aside(self, account: LockedAccount, **columns: Any) -> None:
+        """Adds a hold, opening the account where it is new."""
+        account.is_needed = True
+        self._holds.append({"mandate_id": self.mandate_id, "account_id": account.id} | columns)
+
+    def tell(self, kind: NoticeType, data: dict[str, Any]) -> None:
+        """Leaves word for the webhook."""
+        data = {"mandateId": self.mandate_id} | data
+        self._notices.append(notice(self.mandate_id, Channel.WEBHOOK, kind, data, self.now))
+
     async def write(self) -> None:
-        """Writes what was posted: new accounts, transactions, balances, roll-up.
+        """Writes what was posted and set aside, and what is to be told of it.
 
         An account that another unit opens at the same time is a unique violation, so the database
         lets one of them through and runs the other again: it is opened, and credited, once.
@@ -216,17 +328,26 @@ class Ledger:
             (account for account in moved if account.is_new), key=lambda new: new.user_id or ""
         )
         rows = [vars(row) for account in moved for row in account.rows]
+        for account in moved:
+            level = alert_level(self.terms, account)
+            self._notices += alerts(self.terms, account, level, self.now)
+            account.alert_level = level
         if opened:
             await self.connection.execute(
                 insert(accounts),
                 [{name: getattr(account, name) for name in _COLUMNS} for account in opened],
             )
-        if rows:
-            await self.connection.execute(insert(transactions), rows)
+        for table, added in (
+            (transactions, rows),
+            (holds, self._holds),
+            (outbox, self._notices),
+        ):
+            if added:
+                await self.connection.execute(insert(table), added)
         standing = [
             {"this": account.id} | {name: getattr(account, name) for name in _MOVED}
             for account in moved
-            if not account.is_new
+            if account.rows and not account.is_new
         ]
         if standing:
             await self.connection.execute(
@@ -235,39 +356,7 @@ class Ledger:
                 .values({name: bindparam(name) for name in _MOVED}),
                 standing,
             )
-        await self._roll_up(rows)
-
-    async def _roll_up(self, rows: Iterable[dict[str, Any]]) -> None:
-        days: dict[tuple[Any, ...], dict[str, Any]] = {}
-        for row in rows:
-            if row["reference_type"] != ReferenceType.USAGE:
-                continue
-            day: dict[str, Any] = {"local_date": self._local_date(row["occurred_at"])}
-            day |= {name: row[name] or "" for name in _ROLLED_UP}
-            total = days.setdefault(
-                tuple(day.values()),
-                day | {"mandate_id": self.mandate_id, "cost": ZERO, "transaction_count": 0},
-            )
-            total["cost"] += row["amount"]
-            total["transaction_count"] += 1
-        if not days:
-            return
-        dialect = sqlite if self.connection.dialect.name == "sqlite" else postgresql
-        upsert = dialect.insert(daily_usage)
-        await self.connection.execute(
-            upsert.on_conflict_do_update(
-                index_elements=list(daily_usage.primary_key),
-                set_={
-                    name: daily_usage.c[name] + upsert.excluded[name]
-                    for name in ("cost", "transaction_count")
-                },
-            ),
-            [days[key] for key in sorted(days)],
-        )
-
-    def _local_date(self, instant: datetime) -> date:
-        """The day in the mandate's time zone that statistics count an instant to."""
-        return instant.astimezone(self._zone).date()
+        await roll_up(self.connection, self.mandate_id, self._zone, rows)
 
 
 async def in_ledger(
@@ -287,9 +376,8 @@ async def in_ledger(
     return await database.write(unit)
 
 
-def first_result(written: dict[str, Any], key: str, content_hash: str) -> Any:
-    """What this idempotency key has written, or None; IDEMPOTENCY_CONFLICT for other content."""
-    row = written.get(key)
+def same_content(row: Any, content_hash: str) -> Any:
+    """The row that an idempotency key has written, or None; IDEMPOTENCY_CONFLICT for other content."""
     if row is not None and row.content_hash != content_hash:
         raise BillingError(
             UserErrorCode.IDEMPOTENCY_CONFLICT,

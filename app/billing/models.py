@@ -237,6 +237,7 @@ class Transaction(SQLModel, table=True):
         UniqueConstraint("mandate_id", "account_id", "sequence", name="transaction_sequence"),
         UniqueConstraint("mandate_id", "idempotency_key", name="transaction_key"),
         CheckConstraint("amount >= 0", "transaction_amount"),
+        Index("transaction_of_account", "mandate_id", "account_id", "id"),
         Index("transaction_of_user", "mandate_id", "user_id", "id"),
         Index("transaction_occurred", "mandate_id", "occurred_at", "id"),
         _partial(

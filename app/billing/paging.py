@@ -156,14 +156,18 @@ async def count_rows(database: Database, query: Select[Any]) -> int:
 
 def check_wanted(value: str | None, name: str, most: int = ID_LENGTH) -> None:
     """Refuses a filter by text that no row can hold; an id that names nothing just finds nothing."""
+    check_argument(value, f"filter.{name}", most)
+
+
+def check_argument(value: str | None, name: str, most: int) -> None:
+    """As check_wanted, for text that is an argument of its own."""
     if value is not None and (not 1 <= len(value) <= most or "\0" in value):
-        raise BadInput(f"filter.{name} must be 1 to {most} characters without NUL.")
+        raise BadInput(f"{name} must be 1 to {most} characters without NUL.")
 
 
 def contains(search: str, *columns: Column[Any]) -> ColumnElement[bool]:
     """Whether one of the columns contains the literal text, whatever its case."""
-    if not 1 <= len(search) <= 200 or "\0" in search:
-        raise BadInput("search must be 1 to 200 characters without NUL.")
+    check_argument(search, "search", 200)
     text = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
     pattern = func.lower(f"%{text}%")  # the database's own idea of case, on both sides
     return or_(*(func.lower(column).like(pattern, escape="\\") for column in columns))

@@ -7,13 +7,15 @@ from functools import cache
 from typing import Any
 
 import pycountry
-from sqlalchemy import Select, func, literal, select, true, update
+from sqlalchemy import Select, func, literal, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.alerts import judge_again
 from app.billing.audit import write_audit_event
 from app.billing.checks import check_email, check_text, difference, invalid, refuse_null
 from app.billing.errors import BillingError, UserErrorCode
-from app.billing.funds import PAYING_ACCOUNT, check_credit_limit, provider_allowed
+from app.billing.funds import PAYING_ACCOUNT, check_limit, provider_allowed
+from app.billing.held import HAS_OPEN_HOLD
 from app.billing.models import AccountType, BillingModel, accounts, mandates, settings
 from app.billing.money import ZERO, check_amount
 from app.billing.types import Identifier
@@ -21,6 +23,8 @@ from app.billing.viewer import Viewer, mandate_not_found, sees
 from app.database import Database
 
 MAX_EMAILS = 20
+_JUDGED_BY = {"billing_model", "credit_limit", "warning_threshold_percent"}
+"""What of the settings decides how low an account stands."""
 
 
 def no_settings_yet(mandate_id: str, now: datetime) -> dict[str, Any]:
@@ -56,12 +60,7 @@ async def find_and_lock_settings(
     connection: AsyncConnection, mandate_id: str, *, change: bool
 ) -> Any:
     """As lock_settings, but None without such a mandate."""
-    query = (
-        select(settings, mandates.c.currency, mandates.c.time_zone)
-        .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
-        .where(settings.c.mandate_id == mandate_id)
-        .with_for_update(read=not change, of=[settings, mandates])
-    )
+    query = _terms(mandate_id).with_for_update(read=not change, of=[settings, mandates])
     if connection.dialect.name == "postgresql":
         # PostgreSQL lets every new spend share the row past a change that waits for it, so that a
         # change of a busy mandate would wait for ever. Advisory locks queue in the order asked.
@@ -69,6 +68,24 @@ async def find_and_lock_settings(
         key = func.hashtextextended(literal(mandate_id, Identifier()), 0)
         query = query.join(select(queue(key).label("turn")).cte("turn"), true())
     return (await connection.execute(query)).first()
+
+
+async def read_terms(connection: AsyncConnection, mandate_id: str) -> Any:
+    """What lock_settings returns, without a lock: for those who only look. There must be the mandate."""
+    return (await connection.execute(_terms(mandate_id))).one()
+
+
+def _terms(mandate_id: str) -> Select[Any]:
+    return (
+        select(
+            settings,
+            mandates.c.name.label("mandate_name"),
+            mandates.c.currency,
+            mandates.c.time_zone,
+        )
+        .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
+        .where(settings.c.mandate_id == mandate_id)
+    )
 
 
 async def find_settings(database: Database, viewer: Viewer, mandate_id: str) -> Any:
@@ -123,6 +140,8 @@ async def update_settings(
             .where(settings.c.mandate_id == mandate_id)
             .values(version=stored.version + 1, updated_at=now, **after)
         )
+        if not _JUDGED_BY.isdisjoint(after):
+            await judge_again(connection, await read_terms(connection, mandate_id), now)
         await write_audit_event(
             connection,
             viewer,
@@ -146,7 +165,7 @@ def _check(changes: Mapping[str, Any], registered: Sequence[str]) -> None:
     percent = changes.get("warning_threshold_percent")
     if percent is not None and not 0 <= percent <= 100:
         raise invalid("warning_threshold_percent must be 0 to 100.", "warning_threshold_percent")
-    check_credit_limit(changes.get("credit_limit"))
+    check_limit(changes.get("credit_limit"), "credit_limit")
     emails = changes.get("notify_emails", [])
     if len(emails) > MAX_EMAILS:
         raise invalid(f"notify_emails must be at most {MAX_EMAILS}.", "notify_emails")
@@ -183,7 +202,7 @@ def _countries() -> frozenset[str]:
 
 
 async def _check_model_change(connection: AsyncConnection, stored: Any, model: str) -> None:
-    """No money may stay behind on an account that the new model does not use.
+    """No money and no open hold may stay behind on an account that the new model does not use.
 
     UNLIMITED accounts are left aside: that usage was never owed.
     """
@@ -193,7 +212,7 @@ async def _check_model_change(connection: AsyncConnection, stored: Any, model: s
             .where(
                 accounts.c.mandate_id == stored.mandate_id,
                 accounts.c.account_type != AccountType.UNLIMITED,
-                accounts.c.balance != ZERO,
+                or_(accounts.c.balance != ZERO, HAS_OPEN_HOLD),
             )
             .order_by(accounts.c.id)
             .with_for_update()
@@ -203,7 +222,8 @@ async def _check_model_change(connection: AsyncConnection, stored: Any, model: s
     if any(row.account_type != used for row in rows):
         raise BillingError(
             UserErrorCode.BALANCE_NOT_ZERO,
-            f"An account that {model} would not use has a balance: move or settle it first.",
+            f"An account that {model} would not use has a balance or an open hold: transfer or"
+            " settle it first.",
             "billing_model",
         )
     owes = stored.billing_model == BillingModel.CREDIT_POSTPAY and any(

@@ -16,9 +16,10 @@ from zoneinfo import ZoneInfo
 from aiodataloader import DataLoader
 from sqlalchemy import ColumnElement, Select, Table, case, func, literal, select, union_all
 
+from app.billing.costs import COST, COUNTED, IS_COST
 from app.billing.directory import find_mandate, time_zones
 from app.billing.errors import BadInput
-from app.billing.models import PeriodType, ReferenceType, daily_usage, transactions
+from app.billing.models import PeriodType, daily_usage, transactions
 from app.billing.money import ZERO
 from app.billing.paging import check_wanted
 from app.billing.periods import bucket_days, day_start
@@ -217,7 +218,7 @@ def _posted(
         columns.mandate_id == mandate_id,
         columns.occurred_at >= edges[0],
         columns.occurred_at < edges[-1],
-        columns.reference_type == ReferenceType.USAGE,
+        IS_COST,
         *_matching(transactions, only_user, usage_filter),
     ]
     if usage_filter.workflow_id is not None:
@@ -225,8 +226,8 @@ def _posted(
     return _Usage(
         rows=rows,
         keys=_keys(transactions, columns.occurred_at, edges),
-        cost=columns.amount,
-        count=literal(1),
+        cost=COST,
+        count=COUNTED,
     )
 
 

@@ -16,9 +16,9 @@ from app.billing.models import (
     accounts,
     transactions,
 )
-from app.billing.money import MAX_TRANSACTION
+from app.billing.money import MAX_TRANSACTION, ZERO
 from app.billing.paging import Keyset, Page, PageArguments, check_wanted, contains, fetch_page, once
-from app.billing.types import IdempotencyKey, exact_sum
+from app.billing.types import IdempotencyKey, exact_sum, last_key
 from app.billing.viewer import Viewer, sees
 from app.database import Database
 
@@ -144,6 +144,45 @@ async def reversals_by_id(
 ) -> list[Any]:
     """For (mandate id, id) pairs the transaction that reverses each, or None."""
     return await _by_key(connection, transactions.c.reverses_id, keys)
+
+
+async def settlements_by_hold(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+) -> list[Any]:
+    """For (mandate id, hold id) pairs the transaction that settled each, or None."""
+    return await _by_key(connection, transactions.c.hold_id, keys)
+
+
+async def balances_at(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str, datetime]]
+) -> list[Decimal]:
+    """The balances of (mandate id, account id, instant), by one SELECT for each instant.
+
+    That after the account's last transaction written up to then; 0 before the first.
+    """
+    asked: dict[datetime, list[tuple[str, str]]] = {}
+    for mandate_id, account_id, at in keys:
+        asked.setdefault(at, []).append((mandate_id, account_id))
+    found: dict[tuple[str, str, datetime], Decimal] = {}
+    for at, these in asked.items():
+        latest = (
+            select(transactions.c.balance_after)
+            .where(
+                transactions.c.mandate_id == accounts.c.mandate_id,
+                transactions.c.account_id == accounts.c.id,
+                transactions.c.id <= last_key(at),
+            )
+            .order_by(transactions.c.id.desc())
+            .limit(1)
+            .scalar_subquery()
+        )
+        query = select(accounts.c.mandate_id, accounts.c.id, latest).where(
+            accounts.c.mandate_id.in_({mandate_id for mandate_id, _ in these}),
+            accounts.c.id.in_({account_id for _, account_id in these}),
+        )
+        for mandate_id, account_id, balance in await connection.execute(query):
+            found[mandate_id, account_id, at] = ZERO if balance is None else balance
+    return [found[key] for key in keys]
 
 
 async def _by_key(

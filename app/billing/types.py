@@ -7,7 +7,17 @@ from decimal import Decimal
 from random import SystemRandom
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, String, TypeDecorator, Uuid
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    String,
+    TypeDecorator,
+    Uuid,
+    func,
+    select,
+)
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
@@ -89,6 +99,10 @@ class Instant(TypeDecorator[datetime]):
         return aware
 
 
+NOW = select(func.statement_timestamp(type_=Instant())).scalar_subquery()
+"""The database's clock as the statement begins, the same throughout it."""
+
+
 class Identifier(TypeDecorator[str]):
     """An id or name given by the platform. One that cannot exist is compared as NULL: it equals nothing."""
 
@@ -132,6 +146,7 @@ Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postg
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_RANDOM_BITS = 62
 _random = SystemRandom().getrandbits
 
 
@@ -141,8 +156,23 @@ def new_key(at: datetime) -> str:
     The libraries' generators take milliseconds and a counter of one process; the ledger needs the
     order of ids to be the order of `created_at`, whichever process wrote the row.
     """
-    milliseconds, rest = divmod((at - _EPOCH) // timedelta(microseconds=1), 1000)
+    return _key(at, _random(_RANDOM_BITS))
+
+
+def first_key(at: datetime) -> str:
+    """The smallest key of an instant: rows written from then on have it or a greater one."""
+    return _key(at, 0)
+
+
+def last_key(at: datetime) -> str:
+    """The greatest key of an instant: rows written up to then have it or a smaller one."""
+    return _key(at, 2**_RANDOM_BITS - 1)
+
+
+def _key(at: datetime, low: int) -> str:
+    since = max(at - _EPOCH, timedelta(0))  # nothing was written before, and a key has no sign
+    milliseconds, rest = divmod(since // timedelta(microseconds=1), 1000)
     fraction = rest * 4096 // 1000
-    number = milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << 62 | _random(62)
+    number = milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << _RANDOM_BITS | low
     text = f"{number:032x}"
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"

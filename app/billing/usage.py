@@ -3,27 +3,34 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
 from functools import partial
 from typing import Any
 
+from app.billing.alerts import is_flooded, legible
 from app.billing.audit import write_audit_event
-from app.billing.checks import check_key, check_name, check_text, content_hash, invalid
-from app.billing.directory import Member, members_by_user, no_such_member
+from app.billing.checks import (
+    check_key,
+    check_name,
+    check_occurred_at,
+    check_text,
+    content_hash,
+    invalid,
+)
+from app.billing.directory import no_such_member
 from app.billing.errors import BillingError
-from app.billing.funds import check_spend
-from app.billing.ledger import Ledger, LockedAccount, first_result, in_ledger
-from app.billing.models import ReferenceType, TransactionType
-from app.billing.money import check_amount
+from app.billing.ledger import Ledger, LockedAccount, in_ledger, same_content
+from app.billing.models import NoticeType, ReferenceType, TransactionType
+from app.billing.money import check_amount, format_decimal
+from app.billing.spending import judge
 from app.billing.viewer import Viewer
 from app.database import Database
 
 MAX_EVENTS = 1000
-OLDEST = timedelta(days=35)
-"""How far back an event may be dated; a period is final that long after its end."""
-AHEAD = timedelta(minutes=5)
+MAX_TOLD = 100
+"""Rejected events that one notice lists; it counts them all."""
 
 
 class UsageMode(StrEnum):
@@ -109,21 +116,19 @@ async def _book(
     imported: bool,
 ) -> dict[int, UsageResult]:
     """The events of one mandate, in order, on its locked books."""
-    user_ids = {event.user_id for event in batch.values()}
-    members = await members_by_user(ledger.connection, ledger.mandate_id, user_ids)
-    await ledger.lock_paying_accounts(user_ids)
+    await ledger.lock_spenders(event.user_id for event in batch.values())
     written = await ledger.written_under(event.idempotency_key for event in batch.values())
     results = {}
     for place, event in batch.items():
         try:
             check_key(event.idempotency_key)
             digest = content_hash("recordUsage", _content(event))
-            first = first_result(written, event.idempotency_key, digest)
+            first = same_content(written.get(event.idempotency_key), digest)
             if first is not None:
                 results[place] = UsageResult(UsageOutcome.DUPLICATE, first)
                 continue
             _check_event(event, ledger.now, any_date=imported)
-            account = _paying_account(ledger, event, members.get(event.user_id), registered)
+            account = _paying_account(ledger, event, registered)
             row = ledger.post(
                 account,
                 TransactionType.DEBIT,
@@ -147,27 +152,18 @@ async def _book(
             results[place] = UsageResult(UsageOutcome.RECORDED, row)
     if imported:
         await _audit_import(ledger, viewer, results.values())
+    else:
+        await _tell_of_rejections(ledger, batch, results)
     return results
 
 
-def _paying_account(
-    ledger: Ledger, event: UsageEvent, member: Member | None, registered: Sequence[str]
-) -> LockedAccount:
+def _paying_account(ledger: Ledger, event: UsageEvent, registered: Sequence[str]) -> LockedAccount:
     """The account that this event is booked to; where it requires funds, only if they are there."""
-    require_funds = event.mode == UsageMode.REQUIRE_FUNDS
-    if member is None or (require_funds and not member.may_spend):
+    if event.mode == UsageMode.REQUIRE_FUNDS:
+        return judge(ledger, event.user_id, event.amount, event.aicore_provider, registered)
+    if event.user_id not in ledger.members:
         raise no_such_member()
-    account = ledger.paying_account(event.user_id)
-    if require_funds:
-        check_spend(
-            ledger.terms,
-            ledger.funds(account),
-            enabled=account.enabled,
-            amount=event.amount,
-            provider=event.aicore_provider,
-            registered=registered,
-        )
-    return account
+    return ledger.account(ledger.payer(event.user_id))
 
 
 async def _audit_import(ledger: Ledger, viewer: Viewer, results: Iterable[UsageResult]) -> None:
@@ -187,6 +183,27 @@ async def _audit_import(ledger: Ledger, viewer: Viewer, results: Iterable[UsageR
     )
 
 
+async def _tell_of_rejections(
+    ledger: Ledger, batch: Mapping[int, UsageEvent], results: Mapping[int, UsageResult]
+) -> None:
+    """One notice a batch, while few enough wait; an import reports its rejected rows itself."""
+    rejected = [(batch[place], result.error) for place, result in results.items() if result.error]
+    kind = NoticeType.USAGE_REJECTED
+    if not rejected or await is_flooded(ledger.connection, ledger.mandate_id, kind):
+        return
+    events = [
+        {
+            "userId": legible(event.user_id),
+            "amount": format_decimal(event.amount),
+            "idempotencyKey": legible(event.idempotency_key),
+            "code": error.code,
+            "message": error.message,
+        }
+        for event, error in rejected[:MAX_TOLD]
+    ]
+    ledger.tell(kind, {"count": len(rejected), "events": events})
+
+
 def _content(event: UsageEvent) -> dict[str, Any]:
     """What makes two events the same; the mode is how to write it, not what."""
     return {name: getattr(event, name) for name in _CONTENT}
@@ -197,10 +214,5 @@ def _check_event(event: UsageEvent, now: datetime, *, any_date: bool) -> None:
     check_text(event.description, "description")
     for name in ("workflow_id", "feature_code", "aicore_provider", "aicore_model"):
         check_name(getattr(event, name), name)
-    occurred_at = event.occurred_at
-    if occurred_at is None or any_date:
-        return
-    if not now - OLDEST <= occurred_at <= now + AHEAD:
-        raise invalid(
-            "occurred_at must be at most 35 days back and 5 minutes ahead.", "occurred_at"
-        )
+    if not any_date:
+        check_occurred_at(event.occurred_at, now)

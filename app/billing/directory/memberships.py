@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import and_, insert, select, update
@@ -12,8 +13,10 @@ from app.billing.audit import write_audit_event
 from app.billing.checks import difference, refuse_null
 from app.billing.directory.users import users_by_id
 from app.billing.errors import BillingError, UserErrorCode
+from app.billing.funds import check_limit
 from app.billing.models import (
     MembershipRole,
+    PeriodType,
     memberships,
     users,
 )
@@ -32,6 +35,8 @@ class Member:
 
     has_left: bool
     enabled: bool
+    spend_limit: Decimal | None
+    spend_period: PeriodType | None
 
     @property
     def may_spend(self) -> bool:
@@ -43,12 +48,19 @@ async def members_by_user(
 ) -> dict[str, Member]:
     """Those of the users who belong to the mandate or once did."""
     rows = await connection.execute(
-        select(memberships.c.user_id, memberships.c.left_at, users.c.enabled)
+        select(
+            memberships.c.user_id,
+            memberships.c.left_at,
+            memberships.c.spend_limit,
+            memberships.c.spend_period,
+            users.c.enabled,
+        )
         .join_from(memberships, users, users.c.id == memberships.c.user_id)
         .where(memberships.c.mandate_id == mandate_id, memberships.c.user_id.in_(user_ids))
     )
     return {
-        row.user_id: Member(has_left=row.left_at is not None, enabled=row.enabled) for row in rows
+        row.user_id: Member(row.left_at is not None, row.enabled, row.spend_limit, row.spend_period)
+        for row in rows
     }
 
 
@@ -111,11 +123,13 @@ async def upsert_membership(
     user_id: str,
     changes: Mapping[str, Any],
 ) -> Any:
-    """Makes a user a MEMBER of a mandate, or changes `role`; one who has left joins again.
+    """Makes a user a MEMBER of a mandate, or changes `role` or `spend_limit`.
 
-    Returns the membership's row.
+    A limit is {"amount", "period"}, or None for none. One who has left joins again, as a MEMBER
+    unless a role is given and under the limit they had. Returns the membership's row.
     """
     viewer.require_sys_admin(mandate_id)
+    changes = _columns(changes)
     refuse_null(changes, memberships)
 
     async def unit(connection: AsyncConnection) -> Any:
@@ -154,6 +168,16 @@ async def upsert_membership(
         return (await connection.execute(stored)).one()
 
     return await database.write(unit)
+
+
+def _columns(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes as the table has them: a limit is two columns there."""
+    columns = dict(changes)
+    if "spend_limit" in columns:
+        limit = columns["spend_limit"] or {"amount": None, "period": None}
+        check_limit(limit["amount"], "spend_limit", "amount")
+        columns |= {"spend_limit": limit["amount"], "spend_period": limit["period"]}
+    return columns
 
 
 async def remove_membership(

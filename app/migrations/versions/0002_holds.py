@@ -35,6 +35,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("hold_id IS NOT NULL"),
         sqlite_where=sa.text("hold_id IS NOT NULL"),
     )
+    op.create_index("transaction_of_account", "transaction", ["mandate_id", "account_id", "id"])
     op.create_table(
         "hold",
         sa.Column("mandate_id", sa.String(128), nullable=False),
@@ -92,6 +93,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.drop_table("outbox")
     op.drop_table("hold")
+    op.drop_index("transaction_of_account", "transaction")
     op.drop_index("transaction_settlement", "transaction")
     op.drop_column("account", "alert_level")
     for table, name, _ in ADDED:

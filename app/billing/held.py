@@ -1,0 +1,20 @@
+"""What open holds set aside. A hold counts until its time is over by the database's clock, tidied or not."""
+
+from sqlalchemy import and_, literal, select
+
+from app.billing.models import HoldStatus, accounts, holds
+from app.billing.types import NOW, exact_sum
+
+# Written into the statement itself, so that the partial index of open holds serves.
+_STORED_OPEN = holds.c.status == literal(HoldStatus.OPEN, literal_execute=True)
+
+IS_OPEN = and_(_STORED_OPEN, holds.c.expires_at > NOW)
+IS_OVERDUE = and_(_STORED_OPEN, holds.c.expires_at <= NOW)
+"""Expired, though its row does not say so yet."""
+
+_OF_ACCOUNT = and_(
+    holds.c.mandate_id == accounts.c.mandate_id, holds.c.account_id == accounts.c.id, IS_OPEN
+)
+HELD = select(exact_sum(holds.c.amount)).where(_OF_ACCOUNT).correlate(accounts).scalar_subquery()
+"""What is held on an account of the enclosing SELECT."""
+HAS_OPEN_HOLD = select(holds.c.id).where(_OF_ACCOUNT).correlate(accounts).exists()

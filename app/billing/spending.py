@@ -1,0 +1,120 @@
+"""Whether a spend is allowed: one judgement for holds, for REQUIRE_FUNDS and for whoever asks before."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from app.billing.accounts import BalanceView
+from app.billing.checks import check_name
+from app.billing.directory import no_such_member
+from app.billing.errors import BadInput, BillingError, Forbidden, SpendDenial, UserErrorCode
+from app.billing.funds import check_spend
+from app.billing.ledger import Ledger, LockedAccount
+from app.billing.models import BillingModel
+from app.billing.money import ZERO, check_amount, format_decimal
+from app.billing.settings import read_terms
+from app.billing.viewer import Viewer, sees
+from app.database import Database
+
+
+def judge(
+    ledger: Ledger,
+    user_id: str | None,
+    amount: Decimal,
+    provider: str | None,
+    registered: Sequence[str],
+) -> LockedAccount:
+    """The account that pays for this spend; the first reason against it is raised.
+
+    NOT_FOUND for a user who is disabled or no member. Without a user the mandate's own account is
+    judged.
+    """
+    if user_id is not None:
+        member = ledger.members.get(user_id)
+        if member is None or not member.may_spend:
+            raise no_such_member()
+    account = ledger.account(ledger.payer(user_id))
+    check_spend(
+        ledger.terms,
+        ledger.funds(account),
+        enabled=account.enabled,
+        amount=amount,
+        provider=provider,
+        registered=registered,
+        limit=ledger.spend_limit(user_id) if user_id is not None else None,
+    )
+    return account
+
+
+@dataclass(frozen=True, slots=True)
+class SpendCheck:
+    """The answer to "would this be allowed now?", with the balance it was judged on."""
+
+    denial: SpendDenial | None
+    message: str
+    balance: BalanceView
+
+    @property
+    def allowed(self) -> bool:
+        return self.denial is None
+
+
+async def check_spending(
+    database: Database,
+    viewer: Viewer,
+    mandate_id: str,
+    *,
+    amount: Decimal,
+    user_id: str | None,
+    provider: str | None,
+    registered: Sequence[str],
+) -> SpendCheck | None:
+    """Judges a spend as a hold would, in one snapshot; it writes and locks nothing.
+
+    None where the mandate is not the viewer's or the user may not spend in it at all. Forbidden
+    for those who name another user and are no service; BadInput where nobody is named and the
+    viewer has no balance there.
+    """
+    try:
+        check_amount(amount, "amount", zero=True)
+        check_name(provider, "provider")
+    except BillingError as error:
+        raise BadInput(error.message) from None
+    async with database.snapshot() as connection:
+        if not await sees(connection, viewer, mandate_id):
+            return None
+        if user_id is None:
+            user_id = viewer.user_id if mandate_id in viewer.roles else None
+        elif user_id != viewer.user_id and not viewer.sees_every_mandate:
+            raise Forbidden("userId names another user: only services check for others.")
+        ledger = Ledger(connection, await read_terms(connection, mandate_id), locking=False)
+        if user_id is None and ledger.terms.billing_model == BillingModel.PREPAY_USER:
+            raise BadInput("userId is required: you have no balance of your own in this mandate.")
+        await ledger.lock_spenders([user_id])
+    balance = _balance(ledger, user_id)
+    try:
+        judge(ledger, user_id, amount, provider, registered)
+    except BillingError as error:
+        if error.code == UserErrorCode.NOT_FOUND:
+            return None
+        return SpendCheck(SpendDenial(error.code), error.message, balance)
+    return SpendCheck(None, f"{format_decimal(amount)} may be spent now.", balance)
+
+
+def _balance(ledger: Ledger, user_id: str | None) -> BalanceView:
+    account = ledger.account(ledger.payer(user_id))
+    left = ledger.funds(account)
+    return BalanceView(
+        mandate_id=ledger.mandate_id,
+        user_id=account.user_id,
+        account_id=None if account.is_new else account.id,
+        billing_model=ledger.terms.billing_model,
+        currency=ledger.terms.currency,
+        balance=ZERO if account.is_new else account.balance,
+        held=ledger.held_on(account),
+        available=left.available,
+        credit_limit=left.credit_limit,
+        warning_threshold=left.warning_threshold,
+        is_warning=left.is_warning,
+        as_of=ledger.now,
+    )

@@ -1,0 +1,86 @@
+"""The daily roll-up, which statistics read, from the transactions that it adds up."""
+
+from collections.abc import Iterator, Sequence
+from datetime import date, timedelta
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import ColumnElement, func, not_, select, true
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.billing.costs import COST, COUNTED, IS_COST
+from app.billing.models import daily_usage, transactions
+from app.billing.money import format_nano
+from app.billing.periods import day_start
+from app.billing.verify.check import LedgerCheck, nano, stream
+
+_WINDOW = timedelta(days=31)
+_DAY = timedelta(days=1)
+_NOTHING = (0, 0)
+"""Cost and count of a day without usage, and of a row that is not there: it need not be."""
+_KEY = ("account_id", "user_id", "aicore_provider", "aicore_model", "feature_code")
+
+
+async def verify_roll_up(connection: AsyncConnection, check: LedgerCheck) -> None:
+    """Adds up the cost of some days at a time."""
+    zone = ZoneInfo(check.time_zone)
+    stored = select(
+        daily_usage.c.local_date,
+        *(daily_usage.c[name] for name in _KEY),
+        nano(daily_usage.c.cost, "cost"),
+        daily_usage.c.transaction_count,
+    ).where(daily_usage.c.mandate_id == check.mandate_id)
+    costs = select(
+        transactions.c.occurred_at,
+        *(transactions.c[name] for name in _KEY),
+        nano(COST, "cost"),
+        COUNTED.label("counted"),
+    ).where(transactions.c.mandate_id == check.mandate_id, IS_COST)
+    instants = func.min(transactions.c.occurred_at), func.max(transactions.c.occurred_at)
+    earliest, latest = (await connection.execute(costs.with_only_columns(*instants))).one()
+    outside: ColumnElement[bool] = true()
+    windows: list[tuple[date, date]] = []
+    if earliest is not None:
+        # A day more on either side: where clocks go back over midnight, a day comes in two parts.
+        first, end = (earliest - _DAY).astimezone(zone), (latest + _DAY).astimezone(zone)
+        windows = list(_windows(first.date(), end.date() + _DAY))
+        outside = not_(daily_usage.c.local_date.between(first.date(), end.date()))
+    async for row in stream(connection, stored.where(outside)):
+        _compare(check, row[:-2], row[-2:], _NOTHING)
+    for start, end in windows:
+        days: dict[tuple[Any, ...], tuple[int, int]] = {}
+        nearby = transactions.c.occurred_at.between(
+            day_start(start, zone) - _DAY, day_start(end, zone) + _DAY
+        )
+        async for row in stream(connection, costs.where(nearby)):
+            day = row.occurred_at.astimezone(zone).date()
+            if start <= day < end:
+                key = (day, *(name or "" for name in row[1:-2]))
+                cost, count = days.get(key, _NOTHING)
+                days[key] = (cost + row.cost, count + row.counted)
+        within = (daily_usage.c.local_date >= start, daily_usage.c.local_date < end)
+        async for row in stream(connection, stored.where(*within)):
+            _compare(check, row[:-2], row[-2:], days.pop(row[:-2], _NOTHING))
+        for key, computed in days.items():
+            _compare(check, key, _NOTHING, computed)
+
+
+def _windows(start: date, end: date) -> Iterator[tuple[date, date]]:
+    while start < end:
+        following = min(start + _WINDOW, end)
+        yield start, following
+        start = following
+
+
+def _compare(
+    check: LedgerCheck, key: Sequence[Any], stored: Sequence[int], computed: Sequence[int]
+) -> None:
+    if stored == computed:
+        return
+    day, account_id, *names = key
+    shown = ", ".join(name or "none" for name in names)
+    check.found(
+        account_id,
+        f"the usage of {day} ({shown})",
+        *(f"{format_nano(cost)} in {count}" for cost, count in (stored, computed)),
+    )

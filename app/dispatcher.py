@@ -1,0 +1,248 @@
+"""What runs in the background of a server: the delivery of the outbox, and tidying up.
+
+Every process does it; a notice is sent by the one that claims it. Each is sent at least once: who
+dies between sending and saying so leaves it to be sent again, under the same id.
+"""
+
+import asyncio
+import logging
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from email.message import EmailMessage
+from email.utils import format_datetime
+from functools import partial
+from typing import Any
+
+import aiosmtplib
+import httpx
+import orjson
+from email_validator import validate_email
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from standardwebhooks import Webhook
+
+from app.billing import outbox
+from app.billing.holds import expire_holds
+from app.billing.models import BillingModel, Channel, NoticeType
+from app.config import Settings, mail_sender
+from app.database import Database, DatabaseUnavailable
+
+POLL_SECONDS = 1.0
+HOUSEKEEPING_SECONDS = 60.0
+DELIVERY_SECONDS = 20.0
+"""How long one delivery may take."""
+LEASE = timedelta(seconds=60)
+"""For how long a notice is left to the process that took it: well over DELIVERY_SECONDS."""
+FIRST_RETRY = timedelta(seconds=10)
+LONGEST_RETRY = timedelta(hours=1)
+GRACE_SECONDS = 5.0
+"""For how long the end of the server waits for a delivery under way."""
+
+_EXPECTED = (aiosmtplib.SMTPException, httpx.HTTPError, OSError)
+_SUBJECTS = {
+    NoticeType.BALANCE_WARNING: "Balance is low",
+    NoticeType.BALANCE_DEPLETED: "Nothing is left",
+}
+
+logger = logging.getLogger("billing.dispatcher")
+
+_templates = Environment(
+    loader=PackageLoader("app"),
+    autoescape=select_autoescape(),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+)
+
+Deliver = Callable[[Any], Awaitable[None]]
+"""Sends one notice; whatever it raises means that it has to be sent again."""
+
+
+class NotAccepted(OSError):
+    """The other side has answered, and refused."""
+
+
+@asynccontextmanager
+async def dispatching(settings: Settings, database: Database) -> AsyncIterator[None]:
+    """Delivers what is due on the channels that are configured, and tidies up, meanwhile."""
+    stopping = asyncio.Event()
+
+    def deliver_due(channel: Channel, deliver: Deliver) -> Coroutine[Any, Any, None]:
+        work = partial(_deliver_due, database, channel, deliver, stopping)
+        return _repeat(work, POLL_SECONDS, stopping)
+
+    async with AsyncExitStack() as stack:
+        loops = [_repeat(partial(_tidy, settings, database), HOUSEKEEPING_SECONDS, stopping)]
+        if settings.smtp_url:
+            mail = partial(_mail, database, httpx.URL(settings.smtp_url))
+            loops.append(deliver_due(Channel.EMAIL, mail))
+        if settings.webhook_url and settings.webhook_secret:
+            client = await stack.enter_async_context(httpx.AsyncClient(timeout=DELIVERY_SECONDS))
+            signer = Webhook(settings.webhook_secret.get_secret_value())
+            post = partial(_post, client, settings.webhook_url, signer)
+            loops.append(deliver_due(Channel.WEBHOOK, post))
+        tasks = [asyncio.create_task(loop) for loop in loops]
+        try:
+            yield
+        finally:
+            stopping.set()
+            # Cancelled at once, they would lose connections in the midst of a statement.
+            _, late = await asyncio.wait(tasks, timeout=GRACE_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+
+
+async def _repeat(
+    work: Callable[[], Awaitable[None]], seconds: float, stopping: asyncio.Event
+) -> None:
+    """Works every so many seconds; what goes wrong is logged and tried again the next time."""
+    while True:
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await stopping.wait()
+        if stopping.is_set():
+            return
+        try:
+            await work()
+        except DatabaseUnavailable as error:
+            logger.warning("The database cannot be reached: %s", error.__cause__)
+        except Exception:
+            logger.exception("Work in the background failed.")
+
+
+async def _tidy(settings: Settings, database: Database) -> None:
+    dropped = await outbox.drop_old_webhooks(database)
+    if dropped and settings.webhook_url:
+        logger.warning("%d webhooks are given up after %s.", dropped, outbox.MAX_WEBHOOK_AGE)
+    await expire_holds(database)
+
+
+async def _deliver_due(
+    database: Database, channel: Channel, deliver: Deliver, stopping: asyncio.Event
+) -> None:
+    """Sends all that is due, one after the other."""
+    while not stopping.is_set() and (notice := await outbox.next_due(database, channel)):
+        if await outbox.claim(database, notice, LEASE):
+            await _deliver(database, notice, deliver)
+
+
+async def _deliver(database: Database, notice: Any, deliver: Deliver) -> None:
+    """Sends a notice that is claimed, and writes down what became of it."""
+    try:
+        await deliver(notice)
+    except Exception as error:
+        reason = outbox.one_line(f"{type(error).__name__}: {error}")
+        retry_in = _back_off(notice.attempts)
+        logger.warning(
+            "Notice %s of mandate %s (%s) is tried again in %d s: %s",
+            notice.id,
+            notice.mandate_id,
+            notice.channel,
+            retry_in.total_seconds(),
+            reason,
+            exc_info=not isinstance(error, _EXPECTED),
+        )
+        await outbox.failed(database, notice, reason, retry_in)
+    else:
+        await outbox.delivered(database, notice)
+
+
+def _back_off(attempts: int) -> timedelta:
+    """After so many attempts before this one; they spread, so that a server is not met all at once."""
+    return min(FIRST_RETRY * 2.0 ** min(attempts, 16), LONGEST_RETRY) * random.uniform(0.5, 1)
+
+
+async def _post(client: httpx.AsyncClient, url: str, signer: Webhook, notice: Any) -> None:
+    """Sends a webhook in the format of standardwebhooks.com."""
+    event = {
+        "type": notice.notice_type,
+        "timestamp": notice.created_at,
+        "data": notice.data,
+    }
+    body = orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()
+    now = datetime.now(UTC)
+    headers = {
+        "content-type": "application/json",
+        "webhook-id": notice.id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": signer.sign(notice.id, now, body),
+    }
+    async with asyncio.timeout(DELIVERY_SECONDS):
+        response = await client.post(url, content=body, headers=headers)
+    if not response.is_success:  # raise_for_status would tell the address, which may hold a secret
+        raise NotAccepted(f"HTTP {response.status_code}")
+
+
+async def _mail(database: Database, url: httpx.URL, notice: Any) -> None:
+    """Sends an alert by e-mail, in one message to all whom the mandate wants told now."""
+    terms = await outbox.mail_settings(database, notice.mandate_id)
+    if not terms.notify_emails:
+        logger.warning("Mandate %s has nobody to mail any more.", notice.mandate_id)
+        return
+    client = aiosmtplib.SMTP(
+        hostname=url.raw_host.decode(),
+        port=url.port,
+        username=url.username or None,
+        password=url.password or None,
+        use_tls=url.scheme == "smtps",
+        timeout=DELIVERY_SECONDS,
+    )
+    try:
+        async with asyncio.timeout(DELIVERY_SECONDS):
+            await client.connect()
+            if client.is_ehlo_or_helo_needed:
+                await client.ehlo()
+            taken = _as_taken(terms.notify_emails, client.supports_extension("smtputf8"))
+            if not taken:
+                raise NotAccepted("the mail server takes ASCII addresses alone")
+            message = _alert(notice, terms, mail_sender(url), taken)
+            refused, _ = await client.send_message(message)
+        with suppress(aiosmtplib.SMTPException):  # the message has arrived, whatever comes now
+            await client.quit(timeout=1)
+    finally:
+        client.close()
+    if refused or len(taken) < len(terms.notify_emails):
+        logger.warning(
+            "Notice %s of mandate %s is refused for some: %s",
+            notice.id,
+            notice.mandate_id,
+            outbox.one_line(str(refused)) if refused else "not in ASCII",
+        )
+
+
+def _as_taken(addresses: Sequence[str], international: bool) -> list[str]:
+    """The addresses that a mail server takes: domains in ASCII, and all else too unless `international`."""
+    found = [validate_email(a, check_deliverability=False).ascii_email or a for a in addresses]
+    return [address for address in found if international or address.isascii()]
+
+
+def _alert(notice: Any, terms: Any, sender: str, recipients: Sequence[str]) -> EmailMessage:
+    """The message, the same for every recipient; a copy that is sent again has the same Message-ID."""
+    data = notice.data
+    mandate = f"{outbox.one_line(data['mandateName'])} ({notice.mandate_id})"
+    subject = f"{_SUBJECTS[notice.notice_type]}: {mandate}"
+    postpaid = data["billingModel"] == BillingModel.CREDIT_POSTPAY
+    values = {
+        "subject": subject,
+        "mandate": mandate,
+        "account": f"user {data['userId']}" if data["userId"] else "the mandate's own",
+        "judged_at": f"{notice.created_at:%Y-%m-%d %H:%M} UTC",
+        "depleted": notice.notice_type == NoticeType.BALANCE_DEPLETED,
+        "postpaid": postpaid,
+        "refuses": postpaid or terms.block_on_zero_balance,
+    }
+    message = EmailMessage()
+    message["From"] = sender
+    message["To"] = ", ".join(recipients)
+    message["Subject"] = subject
+    message["Date"] = format_datetime(datetime.now(UTC))
+    message["Message-ID"] = f"<{notice.id}@{sender.rpartition('@')[2]}>"
+    message["Auto-Submitted"] = "auto-generated"
+    text, html = (
+        _templates.get_template(name).render(data | values) for name in ("alert.txt", "alert.html")
+    )
+    # Quoted-printable passes every server: no 8-bit characters, no line too long.
+    message.set_content(text, cte="quoted-printable")
+    message.add_alternative(html, subtype="html", cte="quoted-printable")
+    return message

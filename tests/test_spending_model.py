@@ -1,0 +1,691 @@
+"""Holds, limits, corrections, settings and alerts in any order, against a plain model of the rules."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from itertools import count
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, event
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    Bundle,
+    MultipleResults,
+    RuleBasedStateMachine,
+    initialize,
+    multiple,
+    rule,
+    run_state_machine_as_test,
+)
+from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel import SQLModel
+
+from app.billing.accounts import accounts_by_id, balances_by_user, update_account
+from app.billing.directory import remove_membership, upsert_membership
+from app.billing.errors import BillingError
+from app.billing.holds import NewHold, create_hold, expire_holds, holds_by_id
+from app.billing.limits import spend_limits
+from app.billing.models import (
+    BillingModel,
+    PeriodType,
+    accounts,
+    daily_usage,
+    holds,
+    outbox,
+    transactions,
+)
+from app.billing.spending import SpendCheck, check_spending
+from app.billing.usage import UsageEvent, UsageMode
+from app.billing.viewer import OPERATOR
+from app.database import Database
+from tests.plain_books import (
+    MANDATE_OWN,
+    NANO,
+    NOW,
+    RUNNING_TOTAL,
+    USER,
+    ZERO,
+    ZONE,
+    Alert,
+    Move,
+    Owner,
+    PlainAccount,
+    PlainBooks,
+    PlainHold,
+    PlainRow,
+    Refused,
+    Request,
+    Reversal,
+    Settlement,
+    Transfer,
+    side,
+)
+from tests.proof import prove
+from tests.world import (
+    GATEWAY,
+    PROVIDERS,
+    add_mandate,
+    add_user,
+    change_settings,
+    credit,
+    debit,
+    expire,
+    fresh,
+    outcomes,
+    read_rows,
+    record,
+    release,
+    reverse,
+    settle,
+    transfer,
+)
+
+MEMBERS = ("alice", "bob")
+USERS = (*MEMBERS, "carol")
+"""Carol may join."""
+NOBODY = "00000000-0000-7000-8000-000000000000"
+
+DAY = timedelta(days=1)
+fine = st.one_of(
+    st.sampled_from([Decimal(1), Decimal(4), Decimal(5), Decimal("5.00"), Decimal(10)]),
+    st.sampled_from([NANO, Decimal("2.5"), Decimal(6), 10 - NANO, 10 + NANO]),
+    st.integers(1, 12 * 10**9).map(lambda nano: nano * NANO),
+)
+odd = st.sampled_from([ZERO, -NANO, 1_000_000 + NANO])
+amounts = st.one_of(fine, fine, fine, odd)
+members = st.sampled_from([*MEMBERS, "alice"])
+people = st.sampled_from([*MEMBERS, *MEMBERS, "carol", "nobody"])
+sides = st.none() | people
+keys = st.sampled_from(["", "", "", "", "one", "two"])
+"""Mostly one of its own."""
+providers = st.sampled_from([None, "azure", "azure", "openai", "unregistered"])
+names = st.sampled_from([None, "small"])
+days_back = st.sampled_from([0, 0, 1, 34, 36, -1])
+times = st.none() | st.none() | days_back.map(lambda days: NOW - days * DAY)
+events = st.builds(
+    UsageEvent,
+    mandate_id=st.just(""),
+    user_id=people,
+    amount=amounts,
+    idempotency_key=keys,
+    mode=st.sampled_from(UsageMode),
+    workflow_id=names,
+    feature_code=names,
+    aicore_provider=providers,
+    aicore_model=names,
+    occurred_at=times,
+)
+settlements = st.builds(
+    Settlement, amounts, aicore_provider=providers, aicore_model=names, occurred_at=times
+)
+models = st.sampled_from(BillingModel)
+limits = st.sampled_from([None, None, ZERO, Decimal(3), Decimal(7), Decimal(20)])
+terms = st.fixed_dictionaries(
+    {},
+    optional={
+        "default_user_credit": st.sampled_from([ZERO, NANO, Decimal(10)]),
+        "warning_threshold_percent": st.sampled_from([ZERO, Decimal("33.333333333"), Decimal(100)]),
+        "block_on_zero_balance": st.booleans(),
+        "notify_on_warning": st.booleans(),
+        "credit_limit": limits,
+        "allowed_providers": st.sampled_from([None, None, [], ["azure"], ["azure", "openai"]]),
+    },
+)
+owners = st.sampled_from([(MANDATE_OWN, None), (RUNNING_TOTAL, None), *((USER, u) for u in USERS)])
+
+
+class Spending(RuleBasedStateMachine):
+    runner: asyncio.Runner
+    database: Database
+
+    held: Bundle[PlainHold] = Bundle("held")
+    sent: Bundle[Request] = Bundle("sent")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.books = PlainBooks(MEMBERS)
+        self.mandate_id = fresh("mandate")
+        self.own_keys = map("key-{}".format, count(1))
+        self.balances: dict[str, Any] = {}
+        self.limits: dict[str, Any] = {}
+
+    @initialize(model=models, changes=terms)
+    def begin(self, model: BillingModel, changes: dict[str, Any]) -> None:
+        async def make() -> None:
+            await add_user(self.database, "carol")
+            await add_mandate(self.database, self.mandate_id, users=MEMBERS, time_zone=ZONE)
+
+        self.runner.run(make())
+        self.change({"billing_model": model} | changes)
+
+    # Spending
+
+    @rule(target=sent, batch=st.lists(events, min_size=1, max_size=4))
+    def use(self, batch: list[UsageEvent]) -> MultipleResults[Request]:
+        return self.send(*batch)
+
+    @rule(new=st.builds(NewHold, st.just(""), people, amounts, keys, aicore_provider=providers))
+    def check(self, new: NewHold) -> None:
+        if not 0 <= new.amount <= 1_000_000:
+            return
+        before = self.runner.run(self.everything())
+        self.check_spending(new)
+        assert self.runner.run(self.everything()) == before
+
+    @rule(
+        target=held,
+        new=st.builds(
+            NewHold,
+            st.just(""),
+            members | people,
+            amounts,
+            keys,
+            st.sampled_from([900, 900, 86_400, 0, 86_401]),
+            names,
+            names,
+            providers,
+        ),
+    )
+    def hold(self, new: NewHold) -> MultipleResults[PlainHold]:
+        new = replace(new, idempotency_key=new.idempotency_key or next(self.own_keys))
+        is_new = new.idempotency_key not in self.books.holds
+        if is_new and 0 < new.amount <= 1_000_000 and 1 <= new.ttl_seconds <= 86_400:
+            self.check_spending(new)
+        answer = self.agree("hold", lambda: self.create(new), lambda: self.books.hold(new))
+        if isinstance(answer, str) or not is_new:
+            return multiple()
+        self.check_covered([new.user_id])
+        return multiple(answer)
+
+    @rule(hold=held, changes=st.sampled_from([{}, {}, {"amount": Decimal(3)}, {"user_id": "bob"}]))
+    def hold_again(self, hold: PlainHold, changes: dict[str, Any]) -> None:
+        again = replace(hold.content, ttl_seconds=60, **changes)
+        self.agree("hold again", lambda: self.create(again), lambda: self.books.hold(again))
+
+    @rule(hold=held, settlement=settlements)
+    def settle(self, hold: PlainHold, settlement: Settlement) -> None:
+        size = "more" if settlement.amount > hold.amount else "less"
+        if settlement.amount == hold.amount:
+            size = "equal"
+        self.book(f"settle {size} of {hold.status}", hold, settlement)
+
+    @rule(hold=held, changes=st.sampled_from([{}, {}, {"description": "Other"}]))
+    def settle_again(self, hold: PlainHold, changes: dict[str, Any]) -> None:
+        settlement = hold.settlement or Settlement(hold.amount)
+        self.book(f"settle again {hold.status}", hold, replace(settlement, **changes))
+
+    @rule(hold=held)
+    def release(self, hold: PlainHold) -> None:
+        async def work() -> Any:
+            await release(self.database, str(hold.id), mandate_id=self.mandate_id)
+            return hold.id
+
+        self.agree(f"release {hold.status}", work, lambda: self.books.release(hold))
+
+    @rule(hold=held)
+    def expire(self, hold: PlainHold) -> None:
+        self.agree(
+            f"expire {hold.status}",
+            lambda: expire(self.database, str(hold.id), mandate_id=self.mandate_id),
+            lambda: self.books.expire(hold),
+        )
+
+    @rule()
+    def sweep(self) -> None:
+        async def work() -> None:
+            await expire_holds(self.database)
+            stored = await read_rows(self.database, holds, mandate_id=self.mandate_id)
+            assert {row.id: row.status for row in stored} == {
+                hold.id: hold.status for hold in self.books.holds.values()
+            }
+
+        self.agree("sweep", work, lambda: None)
+
+    # By hand
+
+    @rule(
+        target=sent,
+        kind=st.sampled_from(["CREDIT", "DEBIT"]),
+        user=sides,
+        amount=st.none() | amounts,
+        key=keys,
+    )
+    def move(
+        self, kind: str, user: str | None, amount: Decimal | None, key: str
+    ) -> MultipleResults[Request]:
+        if amount is None:
+            amount = self.free(self.books.payer(user))
+        return self.send(Move(kind, user, amount, key))
+
+    @rule(target=sent, giver=sides, receiver=sides, amount=st.none() | amounts, key=keys)
+    def transfer(
+        self, giver: str | None, receiver: str | None, amount: Decimal | None, key: str
+    ) -> MultipleResults[Request]:
+        if amount is None:
+            amount = self.free(self.books.account(side(giver)))
+        return self.send(Transfer(giver, receiver, amount, key))
+
+    @rule(target=sent, place=st.integers(0, 30), key=keys)
+    def reverse(self, place: int, key: str) -> MultipleResults[Request]:
+        rows = self.books.rows
+        return self.send(Reversal(rows[-1 - place % len(rows)] if rows else None, key))
+
+    @rule(request=sent, is_other=st.sampled_from([False, False, True]))
+    def again(self, request: Request, is_other: bool) -> None:
+        self.send(replace(request, description="Other") if is_other else request)
+
+    # Settings
+
+    @rule(changes=terms)
+    def change(self, changes: dict[str, Any]) -> None:
+        name = "change model" if "billing_model" in changes else "change"
+        money = any(account.balance for account in self.books.accounts.values())
+        self.agree(
+            f"{name}, {'money there' if money else 'no money'}",
+            lambda: change_settings(self.database, self.mandate_id, **changes),
+            lambda: self.books.change(changes),
+        )
+
+    @rule(model=models, changes=st.just({}) | terms)
+    def change_model(self, model: BillingModel, changes: dict[str, Any]) -> None:
+        if model != self.books.model:
+            self.change({"billing_model": model} | changes)
+
+    @rule(
+        owner=owners,
+        changes=st.fixed_dictionaries(
+            {}, optional={"enabled": st.sampled_from([True, True, False]), "credit_limit": limits}
+        ),
+    )
+    def set_account(self, owner: Owner, changes: dict[str, Any]) -> None:
+        account = self.books.account(owner)
+        self.agree(
+            "set account",
+            lambda: update_account(
+                self.database, OPERATOR, self.mandate_id, account.id or NOBODY, changes
+            ),
+            lambda: self.books.set_account(owner, changes),
+        )
+
+    @rule(user=members, amount=limits, period=st.sampled_from(PeriodType))
+    def set_limit(self, user: str, amount: Decimal | None, period: PeriodType) -> None:
+        """Who has left joins again by that."""
+        limit = None if amount is None else {"amount": amount, "period": period}
+
+        def predict() -> None:
+            self.books.members[user] = True
+            self.books.limits.pop(user, None)
+            if amount is not None:
+                self.books.limits[user] = amount, period
+
+        self.agree(
+            "set limit" if limit else "lift limit",
+            lambda: self.enrol(user, spend_limit=limit),
+            predict,
+        )
+
+    @rule(user=st.sampled_from(USERS))
+    def join(self, user: str) -> None:
+        had_left = self.books.members.get(user) is False
+        self.agree(
+            "join again" if had_left else "join",
+            lambda: self.enrol(user),
+            lambda: self.books.members.update({user: True}),
+        )
+
+    @rule(user=st.sampled_from(USERS))
+    def leave(self, user: str) -> None:
+        def predict() -> None:
+            if user in self.books.members:
+                self.books.members[user] = False
+
+        self.agree(
+            "leave",
+            lambda: remove_membership(self.database, OPERATOR, self.mandate_id, user),
+            predict,
+        )
+
+    # How both are asked
+
+    def free(self, account: PlainAccount) -> Decimal:
+        """All that can be taken out."""
+        return max(NANO, account.balance - self.books.held(account))
+
+    def send(self, *requests: Request) -> MultipleResults[Request]:
+        """One request, or several calls in one batch; what was sent, to be sent again."""
+        sent = [
+            replace(request, idempotency_key=request.idempotency_key or next(self.own_keys))
+            for request in requests
+        ]
+        used = [request for request in sent if isinstance(request, UsageEvent)]
+        if not used:
+            [request] = sent
+            name = f"{getattr(request, 'transaction_type', type(request).__name__)}"
+            if request.idempotency_key in self.books.keys:
+                name += " again"
+            self.agree(name, lambda: self.ask(request), lambda: self.books.take(request))
+            return multiple(*sent)
+        used = [replace(each, mandate_id=self.mandate_id) for each in used]
+        words: list[str] = []
+
+        async def work() -> list[Any]:
+            results = await record(self.database, *used)
+            assert outcomes(results) == words
+            return [
+                each.transaction.id if each.transaction else word
+                for each, word in zip(results, words, strict=True)
+            ]
+
+        def predict() -> list[Any]:
+            answers: list[Any] = []
+            for each in used:
+                known = each.idempotency_key in self.books.keys
+                try:
+                    answers.append(self.books.take(each))
+                    words.append("DUPLICATE" if known else "RECORDED")
+                except Refused as refused:
+                    answers.append(str(refused))
+                    words.append(str(refused))
+                event(f"{each.mode}: {words[-1]}")
+            return answers
+
+        self.agree("use", work, predict)
+        if all(each.mode == UsageMode.REQUIRE_FUNDS for each in used):
+            taken = zip(used, words, strict=True)
+            self.check_covered([each.user_id for each, word in taken if word == "RECORDED"])
+        return multiple(*used)
+
+    async def ask(self, request: Request) -> Any:
+        """The id of the first row of what is no usage."""
+        named: dict[str, Any] = {"mandate_id": self.mandate_id, "key": request.idempotency_key}
+        row: Any
+        match request:
+            case Move(kind, user, amount, _, text):
+                move = credit if kind == "CREDIT" else debit
+                row = await move(self.database, str(amount), user, description=text, **named)
+            case Transfer(giver, receiver, amount, _, text):
+                row, other_leg = await transfer(
+                    self.database, str(amount), giver, receiver, description=text, **named
+                )
+                assert (row.counterpart_id, other_leg.counterpart_id) == (other_leg.id, row.id)
+            case Reversal(of, _, text):
+                this = str(of.id) if of else NOBODY
+                row = await reverse(self.database, this, reason=text, **named)
+        return row.id
+
+    async def create(self, new: NewHold) -> str:
+        new = replace(new, mandate_id=self.mandate_id)
+        return (await create_hold(self.database, GATEWAY, new, PROVIDERS))[1]
+
+    def book(self, name: str, hold: PlainHold, settlement: Settlement) -> None:
+        async def work() -> Any:
+            said = {**vars(settlement), "mandate_id": self.mandate_id}
+            return (await settle(self.database, str(hold.id), said.pop("amount"), **said)).id
+
+        self.agree(name, work, lambda: self.books.settle(hold, settlement))
+
+    async def enrol(self, user: str, **changes: Any) -> None:
+        await upsert_membership(self.database, OPERATOR, self.mandate_id, user, changes)
+
+    def check_spending(self, new: NewHold) -> None:
+        """Asking before gives the answer and the figures by which the hold would be judged."""
+        try:
+            self.books.spend(new.user_id, new.amount, new.aicore_provider)
+            expected: str | None = None
+        except Refused as refused:
+            expected = str(refused)
+        check = self.runner.run(
+            check_spending(
+                self.database,
+                GATEWAY,
+                self.mandate_id,
+                amount=new.amount,
+                user_id=new.user_id,
+                provider=new.aicore_provider,
+                registered=PROVIDERS,
+            )
+        )
+        event(f"check: {expected}")
+        if expected == "NOT_FOUND":
+            assert check is None
+            return
+        assert isinstance(check, SpendCheck)
+        assert check.denial == expected
+        assert shown(check.balance) == self.balance(new.user_id)
+
+    def check_covered(self, users: Sequence[str]) -> None:
+        """Nothing was promised that is not there: no model is needed to see it."""
+        for user in users:
+            balance, limit = self.balances[user], self.limits[user]
+            if self.books.terms["block_on_zero_balance"] or balance.credit_limit is not None:
+                assert balance.available is None or balance.available >= 0
+            assert limit is None or limit.spent + limit.held <= limit.amount
+
+    def agree(
+        self, name: str, work: Callable[[], Awaitable[Any]], predict: Callable[[], Any]
+    ) -> Any:
+        """Both give the same answer and stand the same afterwards; what the model said.
+
+        A row or a hold is answered by its id, a refusal by its code.
+        """
+        try:
+            expected = predict()
+        except Refused as refused:
+            expected = str(refused)
+        for change in self.books.judge_levels():
+            event(
+                f"alert: {change}" + ("" if self.books.terms["notify_on_warning"] else ", silent")
+            )
+        event(f"{name}: {expected if isinstance(expected, str) else 'DONE'}")
+        self.runner.run(self.compare(work, expected))
+        return expected
+
+    async def compare(self, work: Callable[[], Awaitable[Any]], expected: Any) -> None:
+        answer, refusal = None, None
+        try:
+            answer = await work()
+        except BillingError as error:
+            refusal = str(error.code)
+        assert refusal == (expected if isinstance(expected, str) else None)
+        if isinstance(expected, PlainHold):
+            expected.id = expected.id or answer
+        async with self.database.read() as connection:
+            await self.compare_books(connection)
+            await self.compare_views(connection)
+        if isinstance(expected, PlainRow | PlainHold):
+            assert answer == expected.id
+        if isinstance(expected, list):
+            assert answer == [each if isinstance(each, str) else each.id for each in expected]
+
+    async def compare_books(self, connection: AsyncConnection) -> None:
+        """Accounts, transactions and what follows from them."""
+        stored = {
+            table.name: (
+                await connection.execute(
+                    select(table)
+                    .where(table.c.mandate_id == self.mandate_id)
+                    .order_by(*table.primary_key)
+                )
+            ).all()
+            for table in (accounts, transactions, daily_usage, outbox)
+        }
+        found = {(row.account_type, row.user_id): row for row in stored["account"]}
+        assert set(found) == set(self.books.accounts)
+        for owner, account in self.books.accounts.items():
+            history = [row for row in stored["transaction"] if row.account_id == found[owner].id]
+            compare_account(found[owner], history, account)
+        for plain, row in self.pairs(stored["transaction"]):
+            assert row.hold_id == (plain.hold and plain.hold.id)
+            assert row.reverses_id == (plain.reverses and plain.reverses.id)
+            assert row.counterpart_id == (plain.other_leg and plain.other_leg.id)
+        days = {
+            (
+                row.local_date,
+                row.user_id,
+                row.account_id,
+                row.aicore_provider,
+                row.aicore_model,
+                row.feature_code,
+            ): (row.cost, row.transaction_count)
+            for row in stored["daily_usage"]
+        }
+        assert days == {
+            (day, user, account.id, *(name or "" for name in call)): cost
+            for (day, user, account, *call), cost in self.books.days().items()
+        }
+        told = [row for row in stored["outbox"] if row.notice_type.startswith("balance.")]
+        assert {row.channel for row in told} <= {"WEBHOOK"}
+        assert Counter(map(alert_told, told)) == Counter(map(alert_due, self.books.alerts))
+
+    def pairs(self, stored: Sequence[Any]) -> list[tuple[PlainRow, Any]]:
+        by_id = {row.id: row for row in stored}
+        return [(plain, by_id[plain.id]) for plain in self.books.rows]
+
+    async def compare_views(self, connection: AsyncConnection) -> None:
+        """What is held, by account and by user, and what else is worked out when asked for."""
+        opened = list(self.books.accounts.values())
+        views = await accounts_by_id(connection, [(self.mandate_id, str(a.id)) for a in opened])
+        assert [view and view.held for view in views] == [self.books.held(a) for a in opened]
+        plain_holds = list(self.books.holds.values())
+        shown_holds = await holds_by_id(
+            connection, [(self.mandate_id, str(hold.id)) for hold in plain_holds]
+        )
+        assert [
+            (row.status, row.amount, row.settled_amount, row.account_id, row.user_id)
+            for row in shown_holds
+        ] == [
+            (
+                hold.status,
+                hold.amount,
+                hold.settlement and hold.settlement.amount,
+                hold.account.id,
+                hold.content.user_id,
+            )
+            for hold in plain_holds
+        ]
+        spenders = [(self.mandate_id, user) for user in USERS]
+        for user, balance in zip(USERS, await balances_by_user(connection, spenders), strict=True):
+            assert shown(balance) == self.balance(user)
+            self.balances[user] = balance
+        for user, limit in zip(USERS, await spend_limits(connection, spenders), strict=True):
+            assert (limit and (limit.amount, limit.period, limit.spent, limit.held)) == self.limit(
+                user
+            )
+            self.limits[user] = limit
+
+    def balance(self, user: str) -> tuple[Any, ...]:
+        """The figures of a balance as they are shown."""
+        account = self.books.payer(user)
+        held = self.books.held(account)
+        available, threshold = self.books.available(account, held), self.books.threshold(account)
+        if available is None:
+            threshold = ZERO
+        return (
+            self.books.model,
+            account.id,
+            account.balance if account.id else ZERO,
+            held,
+            available,
+            self.books.credit_limit(account),
+            threshold,
+            available is not None and available <= threshold,
+        )
+
+    def limit(self, user: str) -> tuple[Any, ...] | None:
+        if user not in self.books.limits:
+            return None
+        amount, period = self.books.limits[user]
+        return amount, period, self.books.spent_by(user, period), self.books.held_by(user)
+
+    async def everything(self) -> list[list[Any]]:
+        """Every row of the mandate."""
+        return [
+            await read_rows(self.database, table, mandate_id=self.mandate_id)
+            for table in SQLModel.metadata.sorted_tables
+            if "mandate_id" in table.c
+        ]
+
+    def teardown(self) -> None:
+        assert self.runner.run(prove(self.database, self.mandate_id)).mismatches == []
+
+
+def compare_account(row: Any, history: Sequence[Any], account: PlainAccount) -> None:
+    account.id = account.id or row.id
+    assert row.id == account.id
+    assert [
+        (
+            entry.transaction_type,
+            entry.reference_type,
+            entry.amount,
+            entry.balance_after,
+            entry.user_id,
+            entry.idempotency_key,
+            entry.aicore_provider,
+            entry.aicore_model,
+            entry.feature_code,
+            entry.workflow_id,
+        )
+        for entry in history
+    ] == [
+        (plain.kind, plain.reference, plain.amount, plain.after, plain.user, plain.key, *plain.call)
+        for plain in account.rows
+    ]
+    assert [entry.sequence for entry in history] == list(range(1, len(history) + 1))
+    assert (row.balance, row.sequence) == (account.balance, len(history))
+    assert (row.credited, row.debited) == (account.total("CREDIT"), account.total("DEBIT"))
+    assert row.balance == row.credited - row.debited
+    assert row.funding_base == account.funding_base
+    assert (row.enabled, row.credit_limit) == (account.enabled, account.own_limit)
+    assert row.alert_level == account.level
+    for entry, plain in zip(history, account.rows, strict=True):
+        plain.id = plain.id or entry.id
+        assert entry.id == plain.id
+
+
+def shown(balance: Any) -> tuple[Any, ...]:
+    return (
+        balance.billing_model,
+        balance.account_id,
+        balance.balance,
+        balance.held,
+        balance.available,
+        balance.credit_limit,
+        balance.warning_threshold,
+        balance.is_warning,
+    )
+
+
+def alert_told(row: Any) -> tuple[Any, ...]:
+    data = row.data
+    figures = (Decimal(data[name]) for name in ("balance", "available", "warningThreshold"))
+    return row.notice_type, data["accountId"], *figures
+
+
+def alert_due(alert: Alert) -> tuple[Any, ...]:
+    return alert.kind, alert.account.id, alert.balance, alert.available, alert.threshold
+
+
+def test_spending_is_that_of_the_model(database_url: str) -> None:
+    with asyncio.Runner() as on:
+
+        class Here(Spending):
+            runner, database = on, Database(database_url)
+
+        try:
+            run_state_machine_as_test(
+                Here,
+                settings=hypothesis_settings(
+                    max_examples=25,
+                    stateful_step_count=30,
+                    deadline=None,
+                    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
+                    suppress_health_check=[HealthCheck.too_slow],
+                ),
+            )
+        finally:
+            on.run(Here.database.dispose())
