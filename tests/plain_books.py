@@ -492,12 +492,21 @@ class PlainBooks:
                     raise Refused("BALANCE_NOT_ZERO")
         self.terms.update(changes)
 
-    def set_account(self, owner: Owner, changes: Mapping[str, Any]) -> None:
-        if owner not in self.accounts:
+    def set_account(self, account: PlainAccount | None, changes: Mapping[str, Any]) -> None:
+        if account is None:
             raise Refused("NOT_FOUND")
-        account = self.accounts[owner]
         account.enabled = changes.get("enabled", account.enabled)
         account.own_limit = changes.get("credit_limit", account.own_limit)
+
+    def join(self, user: str) -> None:
+        """Or join again, under the limit of before."""
+        if user == "nobody":
+            raise Refused("NOT_FOUND")
+        self.members[user] = True
+
+    def leave(self, user: str) -> None:
+        if user in self.members:
+            self.members[user] = False
 
 
 def side(user: str | None) -> Owner:

@@ -1,12 +1,12 @@
 """Holds, limits, corrections, settings and alerts in any order, against a plain model of the rules."""
 
 import asyncio
+import itertools
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
-from itertools import count
 from typing import Any
 
 from hypothesis import HealthCheck, Phase, event
@@ -44,16 +44,12 @@ from app.billing.usage import UsageEvent, UsageMode
 from app.billing.viewer import OPERATOR
 from app.database import Database
 from tests.plain_books import (
-    MANDATE_OWN,
     NANO,
     NOW,
-    RUNNING_TOTAL,
-    USER,
     ZERO,
     ZONE,
     Alert,
     Move,
-    Owner,
     PlainAccount,
     PlainBooks,
     PlainHold,
@@ -68,7 +64,9 @@ from tests.plain_books import (
 from tests.proof import prove
 from tests.world import (
     GATEWAY,
+    PREPAY_USER,
     PROVIDERS,
+    UNLIMITED,
     add_mandate,
     add_user,
     change_settings,
@@ -96,17 +94,25 @@ fine = st.one_of(
     st.sampled_from([NANO, Decimal("2.5"), Decimal(6), 10 - NANO, 10 + NANO]),
     st.integers(1, 12 * 10**9).map(lambda nano: nano * NANO),
 )
-odd = st.sampled_from([ZERO, -NANO, 1_000_000 + NANO])
-amounts = st.one_of(fine, fine, fine, odd)
-members = st.sampled_from([*MEMBERS, "alice"])
-people = st.sampled_from([*MEMBERS, *MEMBERS, "carol", "nobody"])
-sides = st.none() | people
-keys = st.sampled_from(["", "", "", "", "one", "two"])
+odd = st.sampled_from([ZERO, ZERO, -NANO, 1_000_000 + NANO])
+amounts = st.one_of(*[fine] * 7, odd)
+people = st.sampled_from([*MEMBERS * 5, "carol", "nobody"])
+pairs = st.sampled_from(
+    [
+        *itertools.permutations([*MEMBERS, None], 2),
+        *itertools.permutations([*MEMBERS, None], 2),
+        ("alice", "carol"),
+        ("carol", "alice"),
+        ("bob", "bob"),
+        ("nobody", None),
+    ]
+)
+keys = st.sampled_from([*[""] * 9, "one", "two"])
 """Mostly one of its own."""
-providers = st.sampled_from([None, "azure", "azure", "openai", "unregistered"])
+providers = st.sampled_from([*["azure"] * 5, "openai", None, None, "unregistered"])
 names = st.sampled_from([None, "small"])
-days_back = st.sampled_from([0, 0, 1, 34, 36, -1])
-times = st.none() | st.none() | days_back.map(lambda days: NOW - days * DAY)
+days_back = st.sampled_from([0, 1, 2, 34, 34, 36, -1])
+times = st.one_of(*[st.none()] * 3, days_back.map(lambda days: NOW - days * DAY))
 events = st.builds(
     UsageEvent,
     mandate_id=st.just(""),
@@ -120,23 +126,33 @@ events = st.builds(
     aicore_model=names,
     occurred_at=times,
 )
+wanted_holds = st.builds(
+    NewHold,
+    mandate_id=st.just(""),
+    user_id=people,
+    amount=amounts,
+    idempotency_key=keys,
+    ttl_seconds=st.sampled_from([*[900] * 9, 86_400, 0, 86_401]),
+    workflow_id=names,
+    feature_code=names,
+    aicore_provider=providers,
+)
 settlements = st.builds(
     Settlement, amounts, aicore_provider=providers, aicore_model=names, occurred_at=times
 )
-models = st.sampled_from(BillingModel)
-limits = st.sampled_from([None, None, ZERO, Decimal(3), Decimal(7), Decimal(20)])
+limits = st.sampled_from([None, ZERO, Decimal(3), Decimal(7), Decimal(7), Decimal(20)])
 terms = st.fixed_dictionaries(
     {},
     optional={
+        "billing_model": st.sampled_from(BillingModel),
         "default_user_credit": st.sampled_from([ZERO, NANO, Decimal(10)]),
         "warning_threshold_percent": st.sampled_from([ZERO, Decimal("33.333333333"), Decimal(100)]),
-        "block_on_zero_balance": st.booleans(),
-        "notify_on_warning": st.booleans(),
+        "block_on_zero_balance": st.sampled_from([True, True, False]),
+        "notify_on_warning": st.sampled_from([True, True, False]),
         "credit_limit": limits,
-        "allowed_providers": st.sampled_from([None, None, [], ["azure"], ["azure", "openai"]]),
+        "allowed_providers": st.sampled_from([*[None] * 3, [], ["azure"], ["azure", "openai"]]),
     },
 )
-owners = st.sampled_from([(MANDATE_OWN, None), (RUNNING_TOTAL, None), *((USER, u) for u in USERS)])
 
 
 class Spending(RuleBasedStateMachine):
@@ -150,18 +166,21 @@ class Spending(RuleBasedStateMachine):
         super().__init__()
         self.books = PlainBooks(MEMBERS)
         self.mandate_id = fresh("mandate")
-        self.own_keys = map("key-{}".format, count(1))
+        self.own_keys = map("key-{}".format, itertools.count(1))
         self.balances: dict[str, Any] = {}
         self.limits: dict[str, Any] = {}
 
-    @initialize(model=models, changes=terms)
-    def begin(self, model: BillingModel, changes: dict[str, Any]) -> None:
+    @initialize(changes=terms, paid=st.sampled_from([ZERO, Decimal(6), Decimal(20)]))
+    def begin(self, changes: dict[str, Any], paid: Decimal) -> None:
         async def make() -> None:
             await add_user(self.database, "carol")
             await add_mandate(self.database, self.mandate_id, users=MEMBERS, time_zone=ZONE)
 
         self.runner.run(make())
-        self.change({"billing_model": model} | changes)
+        self.change(changes)
+        if paid and self.books.model != UNLIMITED:
+            user = "alice" if self.books.model == PREPAY_USER else None
+            self.send(Move("CREDIT", user, paid, next(self.own_keys)))
 
     # Spending
 
@@ -169,28 +188,14 @@ class Spending(RuleBasedStateMachine):
     def use(self, batch: list[UsageEvent]) -> MultipleResults[Request]:
         return self.send(*batch)
 
-    @rule(new=st.builds(NewHold, st.just(""), people, amounts, keys, aicore_provider=providers))
+    @rule(new=wanted_holds)
     def check(self, new: NewHold) -> None:
-        if not 0 <= new.amount <= 1_000_000:
-            return
-        before = self.runner.run(self.everything())
-        self.check_spending(new)
-        assert self.runner.run(self.everything()) == before
+        if 0 <= new.amount <= 1_000_000:
+            before = self.runner.run(self.everything())
+            self.check_spending(new)
+            assert self.runner.run(self.everything()) == before
 
-    @rule(
-        target=held,
-        new=st.builds(
-            NewHold,
-            st.just(""),
-            members | people,
-            amounts,
-            keys,
-            st.sampled_from([900, 900, 86_400, 0, 86_401]),
-            names,
-            names,
-            providers,
-        ),
-    )
+    @rule(target=held, new=wanted_holds)
     def hold(self, new: NewHold) -> MultipleResults[PlainHold]:
         new = replace(new, idempotency_key=new.idempotency_key or next(self.own_keys))
         is_new = new.idempotency_key not in self.books.holds
@@ -227,53 +232,52 @@ class Spending(RuleBasedStateMachine):
 
         self.agree(f"release {hold.status}", work, lambda: self.books.release(hold))
 
-    @rule(hold=held)
-    def expire(self, hold: PlainHold) -> None:
-        self.agree(
-            f"expire {hold.status}",
-            lambda: expire(self.database, str(hold.id), mandate_id=self.mandate_id),
-            lambda: self.books.expire(hold),
-        )
-
-    @rule()
-    def sweep(self) -> None:
+    @rule(hold=held, is_tidied=st.booleans())
+    def expire(self, hold: PlainHold, is_tidied: bool) -> None:
         async def work() -> None:
-            await expire_holds(self.database)
-            stored = await read_rows(self.database, holds, mandate_id=self.mandate_id)
-            assert {row.id: row.status for row in stored} == {
-                hold.id: hold.status for hold in self.books.holds.values()
-            }
+            await expire(self.database, str(hold.id), mandate_id=self.mandate_id)
+            if is_tidied:
+                await expire_holds(self.database)
+                stored = await read_rows(self.database, holds, mandate_id=self.mandate_id)
+                assert {row.id: row.status for row in stored} == {
+                    each.id: each.status for each in self.books.holds.values()
+                }
 
-        self.agree("sweep", work, lambda: None)
+        name = f"expire {hold.status}" + (", tidied" if is_tidied else "")
+        self.agree(name, work, lambda: self.books.expire(hold))
 
     # By hand
 
     @rule(
         target=sent,
         kind=st.sampled_from(["CREDIT", "DEBIT"]),
-        user=sides,
+        user=people,
+        is_payer=st.sampled_from([*[True] * 5, False]),
         amount=st.none() | amounts,
         key=keys,
     )
     def move(
-        self, kind: str, user: str | None, amount: Decimal | None, key: str
+        self, kind: str, user: str | None, is_payer: bool, amount: Decimal | None, key: str
     ) -> MultipleResults[Request]:
+        """No amount is all there is to take."""
+        if (self.books.model == PREPAY_USER) != is_payer:
+            user = None
         if amount is None:
             amount = self.free(self.books.payer(user))
         return self.send(Move(kind, user, amount, key))
 
-    @rule(target=sent, giver=sides, receiver=sides, amount=st.none() | amounts, key=keys)
+    @rule(target=sent, pair=pairs, amount=st.none() | amounts, key=keys)
     def transfer(
-        self, giver: str | None, receiver: str | None, amount: Decimal | None, key: str
+        self, pair: tuple[str | None, str | None], amount: Decimal | None, key: str
     ) -> MultipleResults[Request]:
         if amount is None:
-            amount = self.free(self.books.account(side(giver)))
-        return self.send(Transfer(giver, receiver, amount, key))
+            amount = self.free(self.books.account(side(pair[0])))
+        return self.send(Transfer(*pair, amount, key))
 
     @rule(target=sent, place=st.integers(0, 30), key=keys)
     def reverse(self, place: int, key: str) -> MultipleResults[Request]:
         rows = self.books.rows
-        return self.send(Reversal(rows[-1 - place % len(rows)] if rows else None, key))
+        return self.send(Reversal(rows[place % len(rows)] if rows else None, key))
 
     @rule(request=sent, is_other=st.sampled_from([False, False, True]))
     def again(self, request: Request, is_other: bool) -> None:
@@ -283,72 +287,58 @@ class Spending(RuleBasedStateMachine):
 
     @rule(changes=terms)
     def change(self, changes: dict[str, Any]) -> None:
-        name = "change model" if "billing_model" in changes else "change"
-        money = any(account.balance for account in self.books.accounts.values())
+        name = "change"
+        if changes.get("billing_model", self.books.model) != self.books.model:
+            open_ = [each for each in self.books.accounts.values() if each.owner[0] != "UNLIMITED"]
+            name = f"change model of {len(open_)}"
+            name += ", money" if any(each.balance for each in open_) else ""
+            name += ", holds" if any(self.books.held(each) for each in open_) else ""
         self.agree(
-            f"{name}, {'money there' if money else 'no money'}",
+            name,
             lambda: change_settings(self.database, self.mandate_id, **changes),
             lambda: self.books.change(changes),
         )
 
-    @rule(model=models, changes=st.just({}) | terms)
-    def change_model(self, model: BillingModel, changes: dict[str, Any]) -> None:
-        if model != self.books.model:
-            self.change({"billing_model": model} | changes)
-
     @rule(
-        owner=owners,
+        place=st.integers(0, 3),
         changes=st.fixed_dictionaries(
             {}, optional={"enabled": st.sampled_from([True, True, False]), "credit_limit": limits}
         ),
     )
-    def set_account(self, owner: Owner, changes: dict[str, Any]) -> None:
-        account = self.books.account(owner)
+    def set_account(self, place: int, changes: dict[str, Any]) -> None:
+        opened = list(self.books.accounts.values())
+        account = opened[place % len(opened)] if opened else None
+        this = str(account.id) if account else NOBODY
         self.agree(
             "set account",
-            lambda: update_account(
-                self.database, OPERATOR, self.mandate_id, account.id or NOBODY, changes
-            ),
-            lambda: self.books.set_account(owner, changes),
+            lambda: update_account(self.database, OPERATOR, self.mandate_id, this, changes),
+            lambda: self.books.set_account(account, changes),
         )
 
-    @rule(user=members, amount=limits, period=st.sampled_from(PeriodType))
-    def set_limit(self, user: str, amount: Decimal | None, period: PeriodType) -> None:
+    @rule(user=people, amount=limits, period=st.sampled_from(PeriodType))
+    def limit(self, user: str, amount: Decimal | None, period: PeriodType) -> None:
         """Who has left joins again by that."""
-        limit = None if amount is None else {"amount": amount, "period": period}
+        wanted = None if amount is None else {"amount": amount, "period": period}
 
         def predict() -> None:
-            self.books.members[user] = True
+            self.books.join(user)
             self.books.limits.pop(user, None)
             if amount is not None:
                 self.books.limits[user] = amount, period
 
-        self.agree(
-            "set limit" if limit else "lift limit",
-            lambda: self.enrol(user, spend_limit=limit),
-            predict,
-        )
+        name = "lift limit" if amount is None else "limit"
+        self.agree(name, lambda: self.enrol(user, spend_limit=wanted), predict)
 
-    @rule(user=st.sampled_from(USERS))
-    def join(self, user: str) -> None:
-        had_left = self.books.members.get(user) is False
-        self.agree(
-            "join again" if had_left else "join",
-            lambda: self.enrol(user),
-            lambda: self.books.members.update({user: True}),
-        )
+    @rule(user=people, is_here=st.booleans())
+    def join_or_leave(self, user: str, is_here: bool) -> None:
+        def leave() -> Awaitable[bool]:
+            return remove_membership(self.database, OPERATOR, self.mandate_id, user)
 
-    @rule(user=st.sampled_from(USERS))
-    def leave(self, user: str) -> None:
-        def predict() -> None:
-            if user in self.books.members:
-                self.books.members[user] = False
-
-        self.agree(
-            "leave",
-            lambda: remove_membership(self.database, OPERATOR, self.mandate_id, user),
-            predict,
-        )
+        name = f"{user in self.books.members and self.books.members[user]} -> {is_here}"
+        if is_here:
+            self.agree(f"join {name}", lambda: self.enrol(user), lambda: self.books.join(user))
+        else:
+            self.agree(f"leave {name}", leave, lambda: self.books.leave(user))
 
     # How both are asked
 
@@ -573,9 +563,9 @@ class Spending(RuleBasedStateMachine):
             assert shown(balance) == self.balance(user)
             self.balances[user] = balance
         for user, limit in zip(USERS, await spend_limits(connection, spenders), strict=True):
-            assert (limit and (limit.amount, limit.period, limit.spent, limit.held)) == self.limit(
-                user
-            )
+            assert (
+                limit and (limit.amount, limit.period, limit.spent, limit.held)
+            ) == self.spend_limit(user)
             self.limits[user] = limit
 
     def balance(self, user: str) -> tuple[Any, ...]:
@@ -596,7 +586,7 @@ class Spending(RuleBasedStateMachine):
             available is not None and available <= threshold,
         )
 
-    def limit(self, user: str) -> tuple[Any, ...] | None:
+    def spend_limit(self, user: str) -> tuple[Any, ...] | None:
         if user not in self.books.limits:
             return None
         amount, period = self.books.limits[user]
