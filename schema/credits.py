@@ -35,36 +35,31 @@ class AddCreditInput:
     )
 
 
-async def _account(info: Info, row: Any) -> Any:
-    if row is None:
-        return None
-    return await info.context.load.account.load((row.mandate_id, row.account_id))
-
-
-async def _balance(info: Info, row: Any) -> Any:
-    if row is None:
-        return None
-    return await info.context.load.balance.load((row.mandate_id, row.user_id))
-
-
-@strawberry.type(description="The credit and what it made of the balance.")
-class AddCreditPayload:
+@strawberry.type
+class _Booked:
     row: strawberry.Private[Any] = None
     user_errors: list[UserError] = user_errors()
 
-    @strawberry.field(
-        description="The credit: the first one written under this key; null when refused."
-    )
+    @strawberry.field(description="The first one written under this key; null when refused.")
     def transaction(self) -> Transaction | None:
         return self.row
 
-    @strawberry.field(description="The credited account; null when refused.")
+    @strawberry.field(description="The account it moved; null when refused.")
     async def account(self, info: Info) -> Account | None:
-        return await _account(info, self.row)
+        if self.row is None:
+            return None
+        return await info.context.load.account.load((self.row.mandate_id, self.row.account_id))
 
     @strawberry.field(description="The balance as it is now; null when refused.")
     async def balance(self, info: Info) -> Balance | None:
-        return await _balance(info, self.row)
+        if self.row is None:
+            return None
+        return await info.context.load.balance.load((self.row.mandate_id, self.row.user_id))
+
+
+@strawberry.type(description="The credit and what it made of the balance.")
+class AddCreditPayload(_Booked):
+    pass
 
 
 @strawberry.input(description="Money to take from the account that pays.")
@@ -89,23 +84,8 @@ class AddDebitInput:
 
 
 @strawberry.type(description="The debit and what it left of the balance.")
-class AddDebitPayload:
-    row: strawberry.Private[Any] = None
-    user_errors: list[UserError] = user_errors()
-
-    @strawberry.field(
-        description="The debit: the first one written under this key; null when refused."
-    )
-    def transaction(self) -> Transaction | None:
-        return self.row
-
-    @strawberry.field(description="The debited account; null when refused.")
-    async def account(self, info: Info) -> Account | None:
-        return await _account(info, self.row)
-
-    @strawberry.field(description="The balance as it is now; null when refused.")
-    async def balance(self, info: Info) -> Balance | None:
-        return await _balance(info, self.row)
+class AddDebitPayload(_Booked):
+    pass
 
 
 @strawberry.type

@@ -201,70 +201,42 @@ class ReleaseHoldInput:
     hold_id: strawberry.ID = strawberry.field(description="The hold.")
 
 
-async def _hold(info: Info, key: HoldKey | None) -> Any:
-    return await info.context.load.hold.load(key) if key else None
-
-
-async def _balance(info: Info, key: HoldKey | None) -> Any:
-    hold = await _hold(info, key)
-    if hold is None:
-        return None
-    return await info.context.load.balance.load((hold.mandate_id, hold.user_id))
-
-
-@strawberry.type(description="The hold and what it left of the balance.")
-class CreateHoldPayload:
+@strawberry.type
+class _Held:
     key: strawberry.Private[HoldKey | None] = None
     user_errors: list[UserError] = user_errors()
-
-    @strawberry.field(
-        description="The hold as it is now: the first one under this key; null when refused."
-    )
-    async def hold(self, info: Info) -> Hold | None:
-        return await _hold(info, self.key)
-
-    @strawberry.field(description="The balance as it is now; null when refused.")
-    async def balance(self, info: Info) -> Balance | None:
-        return await _balance(info, self.key)
-
-
-@strawberry.type(description="The hold and what became of it.")
-class ReleaseHoldPayload:
-    key: strawberry.Private[HoldKey | None] = None
-    user_errors: list[UserError] = user_errors()
-
-    @strawberry.field(
-        description="The hold as it is now: RELEASED, or EXPIRED where its time was over before; null when refused."
-    )
-    async def hold(self, info: Info) -> Hold | None:
-        return await _hold(info, self.key)
-
-    @strawberry.field(description="The balance as it is now; null when refused.")
-    async def balance(self, info: Info) -> Balance | None:
-        return await _balance(info, self.key)
-
-
-@strawberry.type(description="The settled hold, its debit and what it left of the balance.")
-class SettleHoldPayload:
-    row: strawberry.Private[Any] = None
-    user_errors: list[UserError] = user_errors()
-
-    def key(self) -> HoldKey | None:
-        return (self.row.mandate_id, self.row.hold_id) if self.row else None
 
     @strawberry.field(description="The hold as it is now; null when refused.")
     async def hold(self, info: Info) -> Hold | None:
-        return await _hold(info, self.key())
+        return await info.context.load.hold.load(self.key) if self.key else None
+
+    @strawberry.field(description="The balance as it is now; null when refused.")
+    async def balance(self, info: Info) -> Balance | None:
+        if self.key is None:
+            return None
+        hold = await info.context.load.hold.load(self.key)
+        return await info.context.load.balance.load((hold.mandate_id, hold.user_id))
+
+
+@strawberry.type(description="The hold and what it left of the balance.")
+class CreateHoldPayload(_Held):
+    pass
+
+
+@strawberry.type(description="The hold and what it gave back to the balance.")
+class ReleaseHoldPayload(_Held):
+    pass
+
+
+@strawberry.type(description="The settled hold, its debit and what it left of the balance.")
+class SettleHoldPayload(_Held):
+    row: strawberry.Private[Any] = None
 
     @strawberry.field(
         description="The debit: the first one written for this hold; null when refused."
     )
     def transaction(self) -> Transaction | None:
         return self.row
-
-    @strawberry.field(description="The balance as it is now; null when refused.")
-    async def balance(self, info: Info) -> Balance | None:
-        return await _balance(info, self.key())
 
 
 @strawberry.type
@@ -284,10 +256,11 @@ class HoldMutation:
     )
     async def settle_hold(self, info: Info, input: SettleHoldInput) -> SettleHoldPayload:
         row = await holds.settle_hold(info.context.database, info.context.viewer, **given(input))
-        return SettleHoldPayload(row=row)
+        return SettleHoldPayload(row=row, key=(row.mandate_id, row.hold_id))
 
     @mutation(
-        "Service or sysadmin. Gives back what was set aside. Sent again, it returns the same hold."
+        "Service or sysadmin. Gives back what was set aside. Sent again it returns the same hold, and"
+        " one whose time was over stays EXPIRED."
     )
     async def release_hold(self, info: Info, input: ReleaseHoldInput) -> ReleaseHoldPayload:
         key = await holds.release_hold(info.context.database, info.context.viewer, **given(input))

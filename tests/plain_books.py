@@ -54,7 +54,7 @@ NOTHING_CALLED = Call()
 class Move:
     """Credit or debit by hand."""
 
-    transaction_type: str
+    kind: str
     user: str | None
     amount: Decimal
     idempotency_key: str
@@ -79,7 +79,8 @@ class Reversal:
     description: str = "Undone"
 
 
-Request = UsageEvent | Move | Transfer | Reversal
+Correction = Move | Transfer | Reversal
+Request = UsageEvent | Correction
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,42 @@ class Settlement:
     description: str = "AI usage"
 
 
-@dataclass(eq=False)
+@dataclass(frozen=True)
+class SetTerms:
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SetAccount:
+    """Of the account in that place, of those that are open."""
+
+    place: int
+    changes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class SetLimit:
+    """Or lift it. Who is no member joins by that."""
+
+    user: str
+    amount: Decimal | None
+    period: PeriodType
+
+
+@dataclass(frozen=True)
+class Join:
+    user: str
+
+
+@dataclass(frozen=True)
+class Leave:
+    user: str
+
+
+Rule = SetTerms | SetAccount | SetLimit | Join | Leave
+
+
+@dataclass(eq=False, repr=False)
 class PlainRow:
     account: "PlainAccount"
     kind: str
@@ -109,7 +145,7 @@ class PlainRow:
     """What the database calls it."""
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PlainAccount:
     owner: Owner
     enabled: bool = True
@@ -139,7 +175,7 @@ class PlainAccount:
         return sum((row.amount for row in self.rows if row.kind == kind), ZERO)
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class PlainHold:
     content: NewHold
     account: PlainAccount
@@ -428,10 +464,10 @@ class PlainBooks:
         if move.user is not None and not self.members.get(move.user):
             raise Refused("NOT_FOUND")
         account = self.payer(move.user)
-        if move.transaction_type == "DEBIT":
+        if move.kind == "DEBIT":
             self._check_unheld(account, move.amount)
         return self._keep(account).add(
-            move.transaction_type, "ADMIN", move.amount, move.user, key=move.idempotency_key
+            move.kind, "ADMIN", move.amount, move.user, key=move.idempotency_key
         )
 
     def _transfer(self, transfer: Transfer) -> PlainRow:
@@ -478,35 +514,49 @@ class PlainBooks:
 
     # What admins change
 
-    def change(self, changes: Mapping[str, Any]) -> None:
-        model = changes.get("billing_model", self.model)
-        if model != self.model:
-            for (kind, _), account in self.accounts.items():
-                if kind == RUNNING_TOTAL:
-                    continue
-                if kind != PAYS[model] and (account.balance or self.held(account)):
-                    raise Refused("BALANCE_NOT_ZERO")
-                # The design does not say who else may owe than the mandate: anybody, in the code.
-                is_to_be_prepaid = model in (PREPAY_USER, PREPAY_MANDATE)
-                if self.model == CREDIT_POSTPAY and is_to_be_prepaid and account.balance < 0:
-                    raise Refused("BALANCE_NOT_ZERO")
-        self.terms.update(changes)
+    def change(self, rule: Rule) -> None:
+        match rule:
+            case SetTerms(changes):
+                if changes.get("billing_model", self.model) != self.model:
+                    self._check_model_change(changes["billing_model"])
+                self.terms.update(changes)
+            case SetAccount(place, changes):
+                account = self.opened(place)
+                if account is None:
+                    raise Refused("NOT_FOUND")
+                account.enabled = changes.get("enabled", account.enabled)
+                account.own_limit = changes.get("credit_limit", account.own_limit)
+            case SetLimit(user, amount, period):
+                self._join(user)
+                self.limits.pop(user, None)
+                if amount is not None:
+                    self.limits[user] = amount, period
+            case Join(user):
+                self._join(user)
+            case Leave(user):
+                if user in self.members:
+                    self.members[user] = False
 
-    def set_account(self, account: PlainAccount | None, changes: Mapping[str, Any]) -> None:
-        if account is None:
-            raise Refused("NOT_FOUND")
-        account.enabled = changes.get("enabled", account.enabled)
-        account.own_limit = changes.get("credit_limit", account.own_limit)
+    def opened(self, place: int) -> PlainAccount | None:
+        opened = list(self.accounts.values())
+        return opened[place % len(opened)] if opened else None
 
-    def join(self, user: str) -> None:
+    def _join(self, user: str) -> None:
         """Or join again, under the limit of before."""
         if user == "nobody":
             raise Refused("NOT_FOUND")
         self.members[user] = True
 
-    def leave(self, user: str) -> None:
-        if user in self.members:
-            self.members[user] = False
+    def _check_model_change(self, model: BillingModel) -> None:
+        for (kind, _), account in self.accounts.items():
+            if kind == RUNNING_TOTAL:
+                continue
+            if kind != PAYS[model] and (account.balance or self.held(account)):
+                raise Refused("BALANCE_NOT_ZERO")
+            # The design does not say who but the mandate may owe: any account, in the code.
+            is_to_be_prepaid = model in (PREPAY_USER, PREPAY_MANDATE)
+            if self.model == CREDIT_POSTPAY and is_to_be_prepaid and account.balance < 0:
+                raise Refused("BALANCE_NOT_ZERO")
 
 
 def side(user: str | None) -> Owner:

@@ -5,7 +5,7 @@ import socket
 import ssl
 import threading
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from email import message_from_bytes, policy
 from email.message import EmailMessage
@@ -61,6 +61,9 @@ class MailServer:
         )
         return "250 OK"
 
+    async def handle_QUIT(self, *_: Any) -> str:  # noqa: N802
+        return "421 In a bad mood, but what is accepted is accepted"
+
 
 def _welcome(_server: Any, _session: Any, _envelope: Any, _mechanism: Any, data: Any) -> AuthResult:
     return AuthResult(success=True, auth_data=data)
@@ -93,6 +96,25 @@ async def mail_server(
     server = await loop.create_server(connection, sock=bound, ssl=ssl_context)
     try:
         yield received
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+@asynccontextmanager
+async def trickling_server(bound: socket.socket) -> AsyncIterator[None]:
+    """Answers a little all the time, and never to the end."""
+
+    async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError):
+            while not writer.is_closing():
+                writer.write(b"1")
+                await writer.drain()
+                await asyncio.sleep(0.01)
+
+    server = await asyncio.start_server(trickle, sock=bound)
+    try:
+        yield
     finally:
         server.close()
         await server.wait_closed()

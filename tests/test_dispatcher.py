@@ -26,7 +26,13 @@ from app.config import Settings
 from app.database import Database, DatabaseUnavailable
 from app.dispatcher import dispatching
 from tests.api import serving
-from tests.receivers import address_of, mail_server, reserved_socket, webhook_receiver
+from tests.receivers import (
+    address_of,
+    mail_server,
+    reserved_socket,
+    trickling_server,
+    webhook_receiver,
+)
 from tests.test_outbox import ALERT, EMAIL, WEBHOOK, make_due, put, waiting
 from tests.world import MANDATE, PREPAY_USER, add_mandate, change_settings
 
@@ -410,15 +416,14 @@ async def test_failures_show_no_secret_of_the_address(
 
 @pytest.mark.parametrize("channel", [EMAIL, WEBHOOK])
 @pytest.mark.usefixtures("mandate")
-async def test_who_hangs_is_left_after_a_while(
+async def test_who_never_ends_is_left_after_a_while(
     database: Database, bound: socket.socket, monkeypatch: pytest.MonkeyPatch, channel: Any
 ) -> None:
     monkeypatch.setattr(dispatcher, "DELIVERY_SECONDS", 0.1)
     await put(database, channel)
-    bound.listen()
     address = f"http://{address_of(bound)}/"
     settings = by_mail(bound) if channel == EMAIL else by_webhook(address)
-    async with dispatching(settings, database):
+    async with trickling_server(bound), dispatching(settings, database):
         row = await until_failed(database)
     assert "Time" in row.last_error
 

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from decimal import Decimal
@@ -46,9 +46,13 @@ from app.database import Database
 from tests.plain_books import (
     NANO,
     NOW,
+    RUNNING_TOTAL,
     ZERO,
     ZONE,
     Alert,
+    Correction,
+    Join,
+    Leave,
     Move,
     PlainAccount,
     PlainBooks,
@@ -57,6 +61,10 @@ from tests.plain_books import (
     Refused,
     Request,
     Reversal,
+    Rule,
+    SetAccount,
+    SetLimit,
+    SetTerms,
     Settlement,
     Transfer,
     side,
@@ -66,7 +74,6 @@ from tests.world import (
     GATEWAY,
     PREPAY_USER,
     PROVIDERS,
-    UNLIMITED,
     add_mandate,
     add_user,
     change_settings,
@@ -86,6 +93,10 @@ from tests.world import (
 MEMBERS = ("alice", "bob")
 USERS = (*MEMBERS, "carol")
 """Carol may join."""
+PAYER = "payer"
+"""Stands for the owner of an account that pays."""
+ALL = Decimal(-1)
+"""Stands for all there is to take."""
 NOBODY = "00000000-0000-7000-8000-000000000000"
 
 DAY = timedelta(days=1)
@@ -95,25 +106,18 @@ fine = st.one_of(
     st.integers(1, 12 * 10**9).map(lambda nano: nano * NANO),
 )
 odd = st.sampled_from([ZERO, ZERO, -NANO, 1_000_000 + NANO])
-amounts = st.one_of(*[fine] * 7, odd)
+amounts = st.one_of(*[fine] * 4, odd)
+all_or_some = st.one_of(st.just(ALL), amounts, amounts)
 people = st.sampled_from([*MEMBERS * 5, "carol", "nobody"])
-pairs = st.sampled_from(
-    [
-        *itertools.permutations([*MEMBERS, None], 2),
-        *itertools.permutations([*MEMBERS, None], 2),
-        ("alice", "carol"),
-        ("carol", "alice"),
-        ("bob", "bob"),
-        ("nobody", None),
-    ]
-)
 keys = st.sampled_from([*[""] * 9, "one", "two"])
 """Mostly one of its own."""
 providers = st.sampled_from([*["azure"] * 5, "openai", None, None, "unregistered"])
 names = st.sampled_from([None, "small"])
 days_back = st.sampled_from([0, 1, 2, 34, 34, 36, -1])
 times = st.one_of(*[st.none()] * 3, days_back.map(lambda days: NOW - days * DAY))
-events = st.builds(
+limits = st.sampled_from([None, ZERO, Decimal(3), Decimal(7), Decimal(7), Decimal(20)])
+
+calls = st.builds(
     UsageEvent,
     mandate_id=st.just(""),
     user_id=people,
@@ -126,6 +130,28 @@ events = st.builds(
     aicore_model=names,
     occurred_at=times,
 )
+moves = st.builds(
+    Move,
+    st.sampled_from(["CREDIT", "DEBIT"]),
+    st.sampled_from([PAYER] * 9 + ["alice", None, "carol"]),
+    all_or_some,
+    keys,
+)
+pairs = st.sampled_from(
+    [
+        *itertools.permutations([*MEMBERS, None], 2),
+        *itertools.permutations([*MEMBERS, None], 2),
+        ("alice", "carol"),
+        ("carol", "alice"),
+        ("bob", "bob"),
+        ("nobody", None),
+    ]
+)
+transfers = st.builds(
+    lambda pair, amount, key: Transfer(*pair, amount, key), pairs, all_or_some, keys
+)
+reversals = st.builds(Reversal, st.none(), keys)
+
 wanted_holds = st.builds(
     NewHold,
     mandate_id=st.just(""),
@@ -140,22 +166,59 @@ wanted_holds = st.builds(
 settlements = st.builds(
     Settlement, amounts, aicore_provider=providers, aicore_model=names, occurred_at=times
 )
-limits = st.sampled_from([None, ZERO, Decimal(3), Decimal(7), Decimal(7), Decimal(20)])
-terms = st.fixed_dictionaries(
-    {},
-    optional={
-        "billing_model": st.sampled_from(BillingModel),
-        "default_user_credit": st.sampled_from([ZERO, NANO, Decimal(10)]),
-        "warning_threshold_percent": st.sampled_from([ZERO, Decimal("33.333333333"), Decimal(100)]),
-        "block_on_zero_balance": st.sampled_from([True, True, False]),
-        "notify_on_warning": st.sampled_from([True, True, False]),
-        "credit_limit": limits,
-        "allowed_providers": st.sampled_from([*[None] * 3, [], ["azure"], ["azure", "openai"]]),
-    },
+
+new_terms = st.builds(
+    SetTerms,
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "billing_model": st.sampled_from(BillingModel),
+            "default_user_credit": st.sampled_from([ZERO, NANO, Decimal(10)]),
+            "warning_threshold_percent": st.sampled_from(
+                [ZERO, Decimal("33.333333333"), Decimal(100)]
+            ),
+            "block_on_zero_balance": st.sampled_from([True, True, False]),
+            "notify_on_warning": st.sampled_from([True, True, False]),
+            "credit_limit": limits,
+            "allowed_providers": st.sampled_from([*[None] * 3, [], ["azure"], ["azure", "openai"]]),
+        },
+    ),
+)
+account_rules = st.builds(
+    SetAccount,
+    st.integers(0, 3),
+    st.fixed_dictionaries(
+        {}, optional={"enabled": st.sampled_from([True, True, False]), "credit_limit": limits}
+    ),
+)
+rules = st.one_of(
+    new_terms,
+    new_terms,
+    account_rules,
+    st.builds(SetLimit, people, limits, st.sampled_from(PeriodType)),
+    st.builds(Join, people),
+    st.builds(Join, people),
+    st.builds(Leave, people),
 )
 
 
+STEPS = [
+    "settle again",
+    "settle again",
+    "settle otherwise",
+    "hold again",
+    "hold otherwise",
+    "release",
+    "release",
+    "expire",
+    "expire",
+    "tidy",
+]
+
+
 class Spending(RuleBasedStateMachine):
+    """What is done to one mandate, and to its plain books."""
+
     runner: asyncio.Runner
     database: Database
 
@@ -170,26 +233,52 @@ class Spending(RuleBasedStateMachine):
         self.balances: dict[str, Any] = {}
         self.limits: dict[str, Any] = {}
 
-    @initialize(changes=terms, paid=st.sampled_from([ZERO, Decimal(6), Decimal(20)]))
-    def begin(self, changes: dict[str, Any], paid: Decimal) -> None:
+    @initialize(first=new_terms, paid=st.sampled_from([None, Decimal(6), Decimal(20)]))
+    def begin(self, first: SetTerms, paid: Decimal | None) -> None:
         async def make() -> None:
             await add_user(self.database, "carol")
             await add_mandate(self.database, self.mandate_id, users=MEMBERS, time_zone=ZONE)
 
         self.runner.run(make())
-        self.change(changes)
-        if paid and self.books.model != UNLIMITED:
-            user = "alice" if self.books.model == PREPAY_USER else None
-            self.send(Move("CREDIT", user, paid, next(self.own_keys)))
+        self.govern(first)
+        if paid:
+            self.correct(Move("CREDIT", PAYER, paid, ""), 0)
 
-    # Spending
-
-    @rule(target=sent, batch=st.lists(events, min_size=1, max_size=4))
+    @rule(target=sent, batch=st.lists(calls, min_size=1, max_size=4))
     def use(self, batch: list[UsageEvent]) -> MultipleResults[Request]:
-        return self.send(*batch)
+        batch = [replace(each, mandate_id=self.mandate_id, **self.key(each)) for each in batch]
+        self.record(batch)
+        return multiple(*batch)
+
+    @rule(target=sent, request=moves | transfers | reversals, place=st.integers(0, 30))
+    def correct(self, request: Correction, place: int) -> Request:
+        match request:
+            case Move(user=user):
+                if user == PAYER:
+                    user = MEMBERS[place % 2] if self.books.model == PREPAY_USER else None
+                amount = self.amount(request, self.books.payer(user))
+                request = replace(request, user=user, amount=amount)
+            case Transfer(giver):
+                amount = self.amount(request, self.books.account(side(giver)))
+                request = replace(request, amount=amount)
+            case Reversal() if rows := self.books.rows:
+                request = replace(request, row=rows[place % len(rows)])
+        request = replace(request, **self.key(request))
+        self.ask(request)
+        return request
+
+    @rule(request=sent, is_other=st.sampled_from([False, False, True]))
+    def again(self, request: Request, is_other: bool) -> None:
+        if is_other:
+            request = replace(request, description="Other")
+        if isinstance(request, UsageEvent):
+            self.record([request])
+        else:
+            self.ask(request)
 
     @rule(new=wanted_holds)
     def check(self, new: NewHold) -> None:
+        """Writes nothing."""
         if 0 <= new.amount <= 1_000_000:
             before = self.runner.run(self.everything())
             self.check_spending(new)
@@ -197,7 +286,7 @@ class Spending(RuleBasedStateMachine):
 
     @rule(target=held, new=wanted_holds)
     def hold(self, new: NewHold) -> MultipleResults[PlainHold]:
-        new = replace(new, idempotency_key=new.idempotency_key or next(self.own_keys))
+        new = replace(new, **self.key(new))
         is_new = new.idempotency_key not in self.books.holds
         if is_new and 0 < new.amount <= 1_000_000 and 1 <= new.ttl_seconds <= 86_400:
             self.check_spending(new)
@@ -207,220 +296,153 @@ class Spending(RuleBasedStateMachine):
         self.check_covered([new.user_id])
         return multiple(answer)
 
-    @rule(hold=held, changes=st.sampled_from([{}, {}, {"amount": Decimal(3)}, {"user_id": "bob"}]))
-    def hold_again(self, hold: PlainHold, changes: dict[str, Any]) -> None:
-        again = replace(hold.content, ttl_seconds=60, **changes)
-        self.agree("hold again", lambda: self.create(again), lambda: self.books.hold(again))
+    @rule(hold=held, step=settlements | settlements | st.sampled_from(STEPS))
+    def close(self, hold: PlainHold, step: Settlement | str) -> None:
+        name, this = f"{step} when {hold.status}", str(hold.id)
+        before = hold.settlement or Settlement(hold.amount)
+        match step:
+            case Settlement():
+                size = "for all" if step.amount == hold.amount else "for less"
+                size = "for more" if step.amount > hold.amount else size
+                self.settle(f"settle {size} when {hold.status}", hold, step)
+            case "settle again":
+                self.settle(name, hold, before)
+            case "settle otherwise":
+                self.settle(name, hold, replace(before, description="Other"))
+            case "hold again":
+                again = replace(hold.content, ttl_seconds=60)
+                self.agree(name, lambda: self.create(again), lambda: self.books.hold(again))
+            case "hold otherwise":
+                other = replace(hold.content, amount=hold.amount + 1)
+                self.agree(name, lambda: self.create(other), lambda: self.books.hold(other))
+            case "release":
+                self.agree(name, lambda: self.release(this), lambda: self.books.release(hold))
+            case "expire":
+                self.agree(name, lambda: self.expire(this), lambda: self.books.expire(hold))
+            case "tidy":
+                self.agree(name, lambda: self.tidy(this), lambda: self.books.expire(hold))
 
-    @rule(hold=held, settlement=settlements)
-    def settle(self, hold: PlainHold, settlement: Settlement) -> None:
-        size = "more" if settlement.amount > hold.amount else "less"
-        if settlement.amount == hold.amount:
-            size = "equal"
-        self.book(f"settle {size} of {hold.status}", hold, settlement)
+    @rule(step=rules)
+    def govern(self, step: Rule) -> None:
+        name = type(step).__name__
+        if isinstance(step, SetTerms):
+            name += self.model_change(step.changes)
+        self.agree(name, lambda: self.set(step), lambda: self.books.change(step))
 
-    @rule(hold=held, changes=st.sampled_from([{}, {}, {"description": "Other"}]))
-    def settle_again(self, hold: PlainHold, changes: dict[str, Any]) -> None:
-        settlement = hold.settlement or Settlement(hold.amount)
-        self.book(f"settle again {hold.status}", hold, replace(settlement, **changes))
+    # What is asked of the program
 
-    @rule(hold=held)
-    def release(self, hold: PlainHold) -> None:
-        async def work() -> Any:
-            await release(self.database, str(hold.id), mandate_id=self.mandate_id)
-            return hold.id
+    def key(self, wanted: Request | NewHold) -> dict[str, Any]:
+        return {"idempotency_key": wanted.idempotency_key or next(self.own_keys)}
 
-        self.agree(f"release {hold.status}", work, lambda: self.books.release(hold))
-
-    @rule(hold=held, is_tidied=st.booleans())
-    def expire(self, hold: PlainHold, is_tidied: bool) -> None:
-        async def work() -> None:
-            await expire(self.database, str(hold.id), mandate_id=self.mandate_id)
-            if is_tidied:
-                await expire_holds(self.database)
-                stored = await read_rows(self.database, holds, mandate_id=self.mandate_id)
-                assert {row.id: row.status for row in stored} == {
-                    each.id: each.status for each in self.books.holds.values()
-                }
-
-        name = f"expire {hold.status}" + (", tidied" if is_tidied else "")
-        self.agree(name, work, lambda: self.books.expire(hold))
-
-    # By hand
-
-    @rule(
-        target=sent,
-        kind=st.sampled_from(["CREDIT", "DEBIT"]),
-        user=people,
-        is_payer=st.sampled_from([*[True] * 5, False]),
-        amount=st.none() | amounts,
-        key=keys,
-    )
-    def move(
-        self, kind: str, user: str | None, is_payer: bool, amount: Decimal | None, key: str
-    ) -> MultipleResults[Request]:
-        """No amount is all there is to take."""
-        if (self.books.model == PREPAY_USER) != is_payer:
-            user = None
-        if amount is None:
-            amount = self.free(self.books.payer(user))
-        return self.send(Move(kind, user, amount, key))
-
-    @rule(target=sent, pair=pairs, amount=st.none() | amounts, key=keys)
-    def transfer(
-        self, pair: tuple[str | None, str | None], amount: Decimal | None, key: str
-    ) -> MultipleResults[Request]:
-        if amount is None:
-            amount = self.free(self.books.account(side(pair[0])))
-        return self.send(Transfer(*pair, amount, key))
-
-    @rule(target=sent, place=st.integers(0, 30), key=keys)
-    def reverse(self, place: int, key: str) -> MultipleResults[Request]:
-        rows = self.books.rows
-        return self.send(Reversal(rows[place % len(rows)] if rows else None, key))
-
-    @rule(request=sent, is_other=st.sampled_from([False, False, True]))
-    def again(self, request: Request, is_other: bool) -> None:
-        self.send(replace(request, description="Other") if is_other else request)
-
-    # Settings
-
-    @rule(changes=terms)
-    def change(self, changes: dict[str, Any]) -> None:
-        name = "change"
-        if changes.get("billing_model", self.books.model) != self.books.model:
-            open_ = [each for each in self.books.accounts.values() if each.owner[0] != "UNLIMITED"]
-            name = f"change model of {len(open_)}"
-            name += ", money" if any(each.balance for each in open_) else ""
-            name += ", holds" if any(self.books.held(each) for each in open_) else ""
-        self.agree(
-            name,
-            lambda: change_settings(self.database, self.mandate_id, **changes),
-            lambda: self.books.change(changes),
-        )
-
-    @rule(
-        place=st.integers(0, 3),
-        changes=st.fixed_dictionaries(
-            {}, optional={"enabled": st.sampled_from([True, True, False]), "credit_limit": limits}
-        ),
-    )
-    def set_account(self, place: int, changes: dict[str, Any]) -> None:
-        opened = list(self.books.accounts.values())
-        account = opened[place % len(opened)] if opened else None
-        this = str(account.id) if account else NOBODY
-        self.agree(
-            "set account",
-            lambda: update_account(self.database, OPERATOR, self.mandate_id, this, changes),
-            lambda: self.books.set_account(account, changes),
-        )
-
-    @rule(user=people, amount=limits, period=st.sampled_from(PeriodType))
-    def limit(self, user: str, amount: Decimal | None, period: PeriodType) -> None:
-        """Who has left joins again by that."""
-        wanted = None if amount is None else {"amount": amount, "period": period}
-
-        def predict() -> None:
-            self.books.join(user)
-            self.books.limits.pop(user, None)
-            if amount is not None:
-                self.books.limits[user] = amount, period
-
-        name = "lift limit" if amount is None else "limit"
-        self.agree(name, lambda: self.enrol(user, spend_limit=wanted), predict)
-
-    @rule(user=people, is_here=st.booleans())
-    def join_or_leave(self, user: str, is_here: bool) -> None:
-        def leave() -> Awaitable[bool]:
-            return remove_membership(self.database, OPERATOR, self.mandate_id, user)
-
-        name = f"{user in self.books.members and self.books.members[user]} -> {is_here}"
-        if is_here:
-            self.agree(f"join {name}", lambda: self.enrol(user), lambda: self.books.join(user))
-        else:
-            self.agree(f"leave {name}", leave, lambda: self.books.leave(user))
-
-    # How both are asked
-
-    def free(self, account: PlainAccount) -> Decimal:
-        """All that can be taken out."""
+    def amount(self, wanted: Move | Transfer, account: PlainAccount) -> Decimal:
+        if wanted.amount != ALL:
+            return wanted.amount
         return max(NANO, account.balance - self.books.held(account))
 
-    def send(self, *requests: Request) -> MultipleResults[Request]:
-        """One request, or several calls in one batch; what was sent, to be sent again."""
-        sent = [
-            replace(request, idempotency_key=request.idempotency_key or next(self.own_keys))
-            for request in requests
-        ]
-        used = [request for request in sent if isinstance(request, UsageEvent)]
-        if not used:
-            [request] = sent
-            name = f"{getattr(request, 'transaction_type', type(request).__name__)}"
-            if request.idempotency_key in self.books.keys:
-                name += " again"
-            self.agree(name, lambda: self.ask(request), lambda: self.books.take(request))
-            return multiple(*sent)
-        used = [replace(each, mandate_id=self.mandate_id) for each in used]
+    def record(self, batch: list[UsageEvent]) -> None:
         words: list[str] = []
 
         async def work() -> list[Any]:
-            results = await record(self.database, *used)
+            results = await record(self.database, *batch)
             assert outcomes(results) == words
-            return [
-                each.transaction.id if each.transaction else word
-                for each, word in zip(results, words, strict=True)
-            ]
+            return [each.transaction and each.transaction.id for each in results]
 
-        def predict() -> list[Any]:
-            answers: list[Any] = []
-            for each in used:
-                known = each.idempotency_key in self.books.keys
+        def predict() -> list[PlainRow | None]:
+            answers: list[PlainRow | None] = []
+            for each in batch:
+                word = "DUPLICATE" if each.idempotency_key in self.books.keys else "RECORDED"
                 try:
                     answers.append(self.books.take(each))
-                    words.append("DUPLICATE" if known else "RECORDED")
+                    words.append(word)
                 except Refused as refused:
-                    answers.append(str(refused))
+                    answers.append(None)
                     words.append(str(refused))
-                event(f"{each.mode}: {words[-1]}")
+                event(f"{each.mode} {words[-1]}")
             return answers
 
-        self.agree("use", work, predict)
-        if all(each.mode == UsageMode.REQUIRE_FUNDS for each in used):
-            taken = zip(used, words, strict=True)
+        self.agree("batch", work, predict)
+        if all(each.mode == UsageMode.REQUIRE_FUNDS for each in batch):
+            taken = zip(batch, words, strict=True)
             self.check_covered([each.user_id for each, word in taken if word == "RECORDED"])
-        return multiple(*used)
 
-    async def ask(self, request: Request) -> Any:
-        """The id of the first row of what is no usage."""
+    def ask(self, request: Correction) -> None:
         named: dict[str, Any] = {"mandate_id": self.mandate_id, "key": request.idempotency_key}
-        row: Any
-        match request:
-            case Move(kind, user, amount, _, text):
-                move = credit if kind == "CREDIT" else debit
-                row = await move(self.database, str(amount), user, description=text, **named)
-            case Transfer(giver, receiver, amount, _, text):
-                row, other_leg = await transfer(
-                    self.database, str(amount), giver, receiver, description=text, **named
-                )
-                assert (row.counterpart_id, other_leg.counterpart_id) == (other_leg.id, row.id)
-            case Reversal(of, _, text):
-                this = str(of.id) if of else NOBODY
-                row = await reverse(self.database, this, reason=text, **named)
-        return row.id
+
+        async def work() -> Any:
+            row: Any
+            match request:
+                case Move(kind, user, amount, _, text):
+                    move = credit if kind == "CREDIT" else debit
+                    row = await move(self.database, str(amount), user, description=text, **named)
+                case Transfer(giver, receiver, amount, _, text):
+                    row, other_leg = await transfer(
+                        self.database, str(amount), giver, receiver, description=text, **named
+                    )
+                    assert (row.id, other_leg.id) == (other_leg.counterpart_id, row.counterpart_id)
+                case Reversal(of, _, text):
+                    this = str(of.id) if of else NOBODY
+                    row = await reverse(self.database, this, reason=text, **named)
+            return row.id
+
+        name = request.kind if isinstance(request, Move) else type(request).__name__
+        if request.idempotency_key in self.books.keys:
+            name += " under a used key"
+        self.agree(name, work, lambda: self.books.take(request))
 
     async def create(self, new: NewHold) -> str:
         new = replace(new, mandate_id=self.mandate_id)
         return (await create_hold(self.database, GATEWAY, new, PROVIDERS))[1]
 
-    def book(self, name: str, hold: PlainHold, settlement: Settlement) -> None:
+    def settle(self, name: str, hold: PlainHold, settlement: Settlement) -> None:
         async def work() -> Any:
             said = {**vars(settlement), "mandate_id": self.mandate_id}
             return (await settle(self.database, str(hold.id), said.pop("amount"), **said)).id
 
         self.agree(name, work, lambda: self.books.settle(hold, settlement))
 
-    async def enrol(self, user: str, **changes: Any) -> None:
+    async def release(self, hold_id: str) -> str:
+        await release(self.database, hold_id, mandate_id=self.mandate_id)
+        return hold_id
+
+    async def expire(self, hold_id: str) -> None:
+        await expire(self.database, hold_id, mandate_id=self.mandate_id)
+
+    async def tidy(self, hold_id: str) -> None:
+        await self.expire(hold_id)
+        await expire_holds(self.database)
+        stored = await read_rows(self.database, holds, mandate_id=self.mandate_id)
+        plain = self.books.holds.values()
+        assert {row.id: row.status for row in stored} == {hold.id: hold.status for hold in plain}
+
+    async def set(self, step: Rule) -> None:
+        match step:
+            case SetTerms(changes):
+                await change_settings(self.database, self.mandate_id, **changes)
+            case SetAccount(place, changes):
+                account = self.books.opened(place)
+                this = str(account.id) if account else NOBODY
+                await update_account(self.database, OPERATOR, self.mandate_id, this, changes)
+            case SetLimit(user, amount, period):
+                limit = None if amount is None else {"amount": amount, "period": period}
+                await self.join(user, {"spend_limit": limit})
+            case Join(user):
+                await self.join(user, {})
+            case Leave(user):
+                await remove_membership(self.database, OPERATOR, self.mandate_id, user)
+
+    async def join(self, user: str, changes: dict[str, Any]) -> None:
         await upsert_membership(self.database, OPERATOR, self.mandate_id, user, changes)
+
+    def model_change(self, changes: Mapping[str, Any]) -> str:
+        """What a change of the model meets, for the counts of what was tried."""
+        if changes.get("billing_model", self.books.model) == self.books.model:
+            return ""
+        opened = [each for each in self.books.accounts.values() if each.owner[0] != RUNNING_TOTAL]
+        money = any(each.balance for each in opened)
+        held = any(self.books.held(each) for each in opened)
+        return f" model, accounts {bool(opened)}, money {money}, holds {held}"
+
+    # Whether both agree
 
     def check_spending(self, new: NewHold) -> None:
         """Asking before gives the answer and the figures by which the hold would be judged."""

@@ -1,7 +1,5 @@
 """The proof of balances and costs: nothing to say about sound books, and every forged figure found."""
 
-import sqlite3
-from contextlib import closing
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from zoneinfo import ZoneInfo
@@ -10,7 +8,7 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from app.billing.models import BillingModel, accounts, daily_usage, transactions
+from app.billing.models import BillingModel, daily_usage, transactions
 from app.billing.usage import record_usage
 from app.billing.verify import verify_ledger
 from app.billing.viewer import OPERATOR
@@ -265,26 +263,6 @@ async def test_what_was_looked_at(database: Database) -> None:
     await add_mandate(database, "new")
     empty = await prove(database, "new")
     assert (empty.ok, empty.accounts_checked, empty.transactions_checked) == (True, 0, 0)
-
-
-async def test_an_account_that_is_missing(database: Database) -> None:
-    """Foreign keys forbid it, where they are on: SQLite's own shell has them off."""
-    [account] = await read_rows(database, accounts, mandate_id=MANDATE, user_id="alice")
-    if database.is_sqlite:
-        with closing(sqlite3.connect(str(database.engine.url.database))) as shell:
-            shell.execute(f"DELETE FROM account {OF_ALICE}")
-            shell.commit()
-    else:
-        await forge(
-            database,
-            "SET LOCAL session_replication_role = replica",
-            f"DELETE FROM account {OF_ALICE}",
-        )
-    check = await prove(database)
-    assert [(found.account_id, found.problem) for found in check.mismatches] == [
-        (account.id, "the account of its transactions is missing and must be there")
-    ]
-    assert (await prove(database, OTHER_MANDATE)).ok
 
 
 async def test_a_snapshot_stays_at_its_moment(database: Database) -> None:

@@ -1,15 +1,26 @@
 """The proof of holds, reversals and transfers: every forged end of a link is found and named."""
 
+import sqlite3
 import uuid
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import closing
 
 import pytest
 
+from app.billing.verify import check_ledger
 from app.database import Database
 from app.migrate import migrate
 from tests.proof import forge, keep_books, mismatches, prove
-from tests.world import PREPAY_MANDATE, add_mandate, credit, ledger_rows, run_sql
+from tests.world import (
+    MANDATE,
+    PREPAY_MANDATE,
+    SYSADMIN,
+    add_mandate,
+    credit,
+    ledger_rows,
+    run_sql,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -238,3 +249,25 @@ async def test_a_link_into_another_mandate(database: Database) -> None:
         f"what transaction 6 (a reversal) undoes is missing and must be {foreign.id}"
     ]
     assert await mismatches(database, "pool") == []
+
+
+async def test_an_account_that_is_missing(blank_database_url: str) -> None:
+    """Which foreign keys forbid while they are on: SQLite's own shell has them off."""
+    remove = "DELETE FROM account WHERE user_id = 'alice'"
+    async with Database(blank_database_url) as database:
+        await migrate(database)
+        books = await keep_books(database)
+        if database.is_sqlite:
+            with closing(sqlite3.connect(str(database.engine.url.database))) as shell:
+                shell.execute(remove)
+                shell.commit()
+        else:
+            await run_sql(database, "ALTER TABLE account DROP CONSTRAINT account_pkey CASCADE")
+            await run_sql(database, remove)
+        said = await check_ledger(database, SYSADMIN, MANDATE)
+    assert said is not None
+    check, wrong = said
+    assert [(found.account_id, found.problem) for found in check.mismatches] == [
+        (books.alice, "the account of its transactions is missing and must be there")
+    ]
+    assert (check.ok, wrong) == (False, [])

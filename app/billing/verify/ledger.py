@@ -85,7 +85,7 @@ async def _wrong_accounts(connection: AsyncConnection, check: LedgerCheck) -> li
         select(accounts.c.id, accounts.c.balance, exact_sum(signed))
         .outerjoin_from(accounts, transactions, of_account)
         .where(accounts.c.mandate_id == check.mandate_id)
-        .group_by(accounts.c.mandate_id, accounts.c.id)
+        .group_by(accounts.c.id, accounts.c.balance)
         .order_by(accounts.c.id)
     )
     wrong = []
