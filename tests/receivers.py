@@ -104,20 +104,23 @@ async def mail_server(
 @asynccontextmanager
 async def trickling_server(bound: socket.socket) -> AsyncIterator[None]:
     """Answers a little all the time, and never to the end."""
+    connections: set[asyncio.Task[None] | None] = set()
 
     async def trickle(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.add(asyncio.current_task())
         with suppress(ConnectionError):
-            while not writer.is_closing():
+            while True:
                 writer.write(b"1")
                 await writer.drain()
                 await asyncio.sleep(0.01)
+        writer.close()
 
     server = await asyncio.start_server(trickle, sock=bound)
     try:
         yield
     finally:
         server.close()
-        await server.wait_closed()
+        await asyncio.gather(*filter(None, connections))
 
 
 @dataclass(slots=True)

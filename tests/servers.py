@@ -187,7 +187,8 @@ class Servers:
 @asynccontextmanager
 async def connected(servers: Sequence[Server], database_url: str) -> AsyncIterator[Servers]:
     """Clients of these processes."""
-    limits = httpx.Limits(max_connections=None)
+    # A connection that is kept may be closed by its server just as it is used again.
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
     clients = [
         httpx.AsyncClient(base_url=server.address, timeout=60, limits=limits) for server in servers
     ]

@@ -6,7 +6,7 @@ Sent again under the same key, each is done exactly once.
 import asyncio
 import random
 import sqlite3
-from collections import Counter
+from collections import defaultdict
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import closing, suppress
 from decimal import Decimal
@@ -14,9 +14,17 @@ from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import make_url, select, text
+from sqlalchemy import Table, make_url, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.models import BillingModel, accounts, holds, transactions
+from app.billing.models import (
+    BillingModel,
+    accounts,
+    audit_events,
+    daily_usage,
+    holds,
+    transactions,
+)
 from app.database import Database
 from tests.servers import (
     CREATE_HOLD,
@@ -41,7 +49,7 @@ from tests.servers import (
     spends,
     verify_by_command,
 )
-from tests.world import add_mandate, credit, dump, fresh, hold, ledger_rows, read_rows
+from tests.world import add_mandate, credit, fresh, hold, read_rows
 
 pytestmark = pytest.mark.anyio
 
@@ -172,11 +180,8 @@ async def test_a_server_that_is_killed_loses_nothing_and_repeats_nothing(
             async with inhabited(lasting_database_url) as database:
                 await _check_answered(database, writers.answered)
                 await _repeat(database, servers, writers.unanswered)
-                await _check_sums(
-                    database,
-                    servers,
-                    [request for request, _ in writers.answered] + writers.unanswered,
-                )
+                done = [request for request, _ in writers.answered] + writers.unanswered
+                await _check_sums(database, servers, mandates, done)
     assert await asyncio.to_thread(verify_by_command, lasting_database_url) == ""
 
 
@@ -206,37 +211,53 @@ async def _repeat(database: Database, servers: Servers, unanswered: Sequence[Req
         assert payload["userErrors"] == []
 
 
-async def _check_sums(database: Database, servers: Servers, requests: Sequence[Request]) -> None:
+async def _check_sums(
+    database: Database, servers: Servers, mandates: Sequence[str], requests: Sequence[Request]
+) -> None:
     """Each request was done once."""
+
+    async def rows(table: Table) -> list[Any]:
+        return [
+            row
+            for mandate_id in mandates
+            for row in await read_rows(database, table, mandate_id=mandate_id)
+        ]
+
     events, made, settled = (
         _inputs(requests, document) for document in (RECORD_USAGE, CREATE_HOLD, SETTLE_HOLD)
     )
-    stored = {row.id: row for row in await read_rows(database, holds)}
-    of_key = {row.idempotency_key: row for row in stored.values()}
-    assert len(stored) == len(made)
-    debited: Counter[tuple[str, str]] = Counter()
-    held: Counter[tuple[str, str]] = Counter()
+    spent: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
+    held: defaultdict[tuple[str, str], Decimal] = defaultdict(Decimal)
     for event in events:
-        debited[event["mandateId"], event["userId"]] += Decimal(event["amount"])
+        spent[event["mandateId"], event["userId"]] += Decimal(event["amount"])
     for new in made:
-        assert of_key[new["idempotencyKey"]].amount == Decimal(new["amount"])
         held[new["mandateId"], new["userId"]] += Decimal(new["amount"])
+    stored = {row.id: row for row in await rows(holds)}
     for end in settled:
         row = stored[end["holdId"]]
         assert row.status == "SETTLED"
-        debited[row.mandate_id, row.user_id] += Decimal(end["amount"])
+        spent[row.mandate_id, row.user_id] += Decimal(end["amount"])
         held[row.mandate_id, row.user_id] -= row.amount
-    assert {
-        (row.mandate_id, row.user_id): row.debited for row in await read_rows(database, accounts)
-    } == debited
-    rows = await ledger_rows(database, reference_type="USAGE")
-    assert len(rows) == len(events) + len(settled)
+    assert len(stored) == len(made)
+    usage = [row for row in await rows(transactions) if row.reference_type == "USAGE"]
+    assert len(usage) == len(events) + len(settled)
+    found = {(row.mandate_id, row.user_id): row.debited for row in await rows(accounts)}
+    assert found == spent
     for owner, amount in held.items():
         assert Decimal((await servers.ask(balance_of(*owner)))["held"]) == amount
 
 
+async def books(database: Database, mandate_id: str) -> list[Any]:
+    """All that is written of a mandate."""
+    tables = (accounts, transactions, holds, daily_usage, audit_events)
+    return [await read_rows(database, table, mandate_id=mandate_id) for table in tables]
+
+
+KINDS = 7
+
+
 async def everything(database: Database, mandate_id: str) -> list[Request]:
-    """One request of each kind that locks alice's account."""
+    """A write of each of the KINDS, all of which lock alice's account."""
     ids = [await hold(database, mandate_id=mandate_id) for _ in range(2)]
     row = await credit(database, 1, "alice", mandate_id=mandate_id)
     return [
@@ -271,54 +292,168 @@ _WAITING = """
 _OTHERS = """
     SELECT pid FROM pg_stat_activity
     WHERE datname = current_database() AND backend_type = 'client backend'
-        AND pid <> ALL (:mine)
+        AND pid <> pg_backend_pid()
+"""
+_IN_TRANSACTION = """
+    SELECT pid FROM pg_stat_activity
+    WHERE datname = current_database() AND state LIKE 'idle in transaction%'
 """
 
 
-async def end_backends(database: Database, which: str, **values: Any) -> int:
-    async with database.read() as connection:
-        ended = await connection.execute(
-            text(f"SELECT pg_terminate_backend(pid) FROM ({which}) AS backend"), values
-        )
-        return len(ended.all())
+async def backends(connection: AsyncConnection, which: str) -> int:
+    return len((await connection.execute(text(which))).all())
 
 
-async def backend(connection: Any) -> int:
-    return int((await connection.execute(text("SELECT pg_backend_pid()"))).scalar_one())
+async def until_backends(connection: AsyncConnection, which: str, number: int) -> None:
+    for _ in range(600):
+        found = await backends(connection, which)
+        if found == number:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{found} and not {number}")
 
 
-async def until_waiting(database: Database, number: int) -> None:
-    """So many backends wait for a lock."""
-    async with asyncio.timeout(30), database.read() as connection:
-        while len((await connection.execute(text(_WAITING))).all()) < number:
-            await asyncio.sleep(0.02)
+async def end_backends(connection: AsyncConnection, which: str) -> int:
+    return await backends(connection, f"SELECT pg_terminate_backend(pid) FROM ({which}) AS backend")
 
 
 @on_postgresql
 async def test_a_backend_that_ends_in_the_midst_of_a_unit(
-    database: Database, servers: Servers, lasting_database_url: str
+    database: Database, servers: Servers
 ) -> None:
     for _ in range(5):
         acme = await add_rich_mandate(database)
         requests = await everything(database, acme)
-        before = await dump(database)
-        async with database.engine.begin() as connection:
-            await connection.execute(
+        before = await books(database, acme)
+        async with database.engine.begin() as locking, database.read() as looking:
+            await locking.execute(
                 select(accounts).where(accounts.c.mandate_id == acme).with_for_update()
             )
             sent = [asyncio.create_task(servers.post(request)) for request in requests]
-            await until_waiting(database, len(requests))
-            assert await end_backends(database, _WAITING) == len(requests)
+            await until_backends(looking, _WAITING, len(requests))
+            assert await end_backends(looking, _WAITING) == len(requests)
             answers = await asyncio.gather(*sent)
         assert codes(answers) == [UNAVAILABLE] * len(requests)
-        assert await dump(database) == before
-        payloads = await servers.send(*requests)
-        assert outcomes(payloads) == {"DONE": len(requests) - 1, "RECORDED": 1}
-        balances = await proven(database, acme)
-        assert await servers.send(*requests) == payloads
-        assert (
-            await proven(database, acme)
-            == balances
-            == {"alice": 10**6 - 2 - 1 + 1 - 1, "bob": 10**6 + 1}
-        )
-    assert await asyncio.to_thread(verify_by_command, lasting_database_url) == ""
+        assert await books(database, acme) == before
+        await check_done_once(database, servers, acme, requests)
+
+
+async def check_done_once(
+    database: Database, servers: Servers, mandate_id: str, requests: Sequence[Request]
+) -> None:
+    """Sent again they all succeed, sent once more they change nothing, and they add up."""
+    times = len(requests) // KINDS
+    found = outcomes(await servers.send(*requests))
+    assert found["DONE"] + found["RECORDED"] + found["DUPLICATE"] == len(requests)
+    written = await books(database, mandate_id)
+    found = outcomes(await servers.send(*requests))
+    assert found == {"DONE": len(requests) - times, "DUPLICATE": times}
+    assert await books(database, mandate_id) == written
+    balances = {"alice": 10**6 + times * (-2 - 1 + 1 - 1), "bob": 10**6 + times}
+    assert await proven(database, mandate_id) == balances
+
+
+async def post_in_turn(servers: Servers, requests: Sequence[Request]) -> list[httpx.Response]:
+    return [await servers.post(request) for request in requests]
+
+
+@on_postgresql
+async def test_backends_that_end_at_any_moment(database: Database, servers: Servers) -> None:
+    acme = await add_rich_mandate(database)
+    requests = [request for _ in range(30) for request in await everything(database, acme)]
+    await database.engine.dispose()  # none of the backends that are ended is this test's own
+    async with database.read() as connection:
+        sent = [
+            asyncio.create_task(post_in_turn(servers, requests[place::16])) for place in range(16)
+        ]
+        ended = 0
+        while not all(task.done() for task in sent):
+            ended += await end_backends(connection, _OTHERS)
+            await asyncio.sleep(random.uniform(0, 0.1))
+    found = {(status, *errors[:1]) for task in sent for status, errors in codes(task.result())}
+    assert found == {(200,), (503, "UNAVAILABLE")}
+    assert ended > 50
+    await check_done_once(database, servers, acme, requests)
+
+
+@on_postgresql
+async def test_no_request_but_one_meets_what_has_ended(
+    database: Database, servers: Servers
+) -> None:
+    acme = await add_rich_mandate(database)
+    for _ in range(3):
+        await servers.send(*(new_hold(acme) for _ in range(20)))
+        await database.engine.dispose()
+        async with database.read() as connection:
+            assert await end_backends(connection, _OTHERS) > 5
+        answers = [await servers.post(new_hold(acme)) for _ in range(10)]
+        assert codes(answers) in ([DONE] * 10, [UNAVAILABLE] + [DONE] * 9)
+
+
+HASTY = "import app.database as d; d.BUSY_SECONDS = 0.2; d.ATTEMPTS = 2"
+
+
+@on_sqlite
+async def test_a_file_that_another_process_writes_to(
+    database: Database, lasting_database_url: str
+) -> None:
+    acme = await add_rich_mandate(database)
+    requests = await everything(database, acme)
+    before = await books(database, acme)
+    path = str(make_url(lasting_database_url).database)
+    with running(lasting_database_url, before=HASTY) as hasty:
+        async with connected(hasty, lasting_database_url) as servers:
+            for _ in range(3):
+                with closing(sqlite3.connect(path, isolation_level=None)) as other:
+                    other.execute("BEGIN IMMEDIATE")
+                    async with asyncio.timeout(20):
+                        answers = await asyncio.gather(*map(servers.post, requests))
+                    assert codes(answers) == [UNAVAILABLE] * len(requests)
+                    assert codes([await servers.post(balance_of(acme, "alice"))]) == [DONE]
+                assert await books(database, acme) == before
+            await check_done_once(database, servers, acme, requests)
+
+
+async def leave_early(request: httpx.Request) -> None:
+    """Sends a request, or a part of it, and goes before the answer is there, or while it comes."""
+    lines = [f"{request.method} {request.url.path} HTTP/1.1".encode()]
+    lines += [name + b": " + value for name, value in request.headers.raw]
+    whole = b"\r\n".join(lines) + b"\r\n\r\n" + request.content
+    sent = whole if random.random() < 0.5 else whole[: random.randrange(len(whole))]
+    reader, writer = await asyncio.open_connection(request.url.host, request.url.port)
+    try:
+        writer.write(sent)
+        await writer.drain()
+        if random.random() < 0.2:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.1):
+                    await reader.read(random.randrange(1, 200))
+        await asyncio.sleep(random.choice([0, random.uniform(0, 0.05)]))
+    finally:
+        if random.random() < 0.5:
+            writer.transport.abort()  # resets the connection
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+async def test_clients_that_leave_take_no_connection_with_them(
+    database: Database, servers: Servers
+) -> None:
+    acme = await add_rich_mandate(database)
+    requests = [request for _ in range(25) for request in await everything(database, acme)]
+    looks = [balance_of(acme, "alice")] * 25
+    turns = asyncio.Semaphore(30)
+
+    async def take_turn(request: Request) -> None:
+        async with turns:
+            await leave_early(servers.build(request))
+
+    await asyncio.gather(*map(take_turn, random.sample(requests + looks, 200)))
+    async with asyncio.timeout(20):
+        for _ in range(2):
+            await servers.send(*(new_hold(acme, user_id="carol") for _ in range(20)), *looks)
+    if not database.is_sqlite:
+        async with database.read() as connection:
+            await until_backends(connection, _IN_TRANSACTION, 0)
+    await check_done_once(database, servers, acme, requests)
