@@ -37,7 +37,7 @@ LEASE = timedelta(seconds=60)
 FIRST_RETRY = timedelta(seconds=10)
 LONGEST_RETRY = timedelta(hours=1)
 GRACE_SECONDS = 5.0
-"""For how long the end of the server waits for a delivery under way."""
+"""How long the end of the server waits for a delivery under way: cut off, it would be sent twice."""
 
 _EXPECTED = (aiosmtplib.SMTPException, httpx.HTTPError, OSError)
 _SUBJECTS = {
@@ -86,7 +86,6 @@ async def dispatching(settings: Settings, database: Database) -> AsyncIterator[N
             yield
         finally:
             stopping.set()
-            # Cancelled at once, they would lose connections in the midst of a statement.
             _, late = await asyncio.wait(tasks, timeout=GRACE_SECONDS)
             for task in late:
                 task.cancel()
@@ -106,7 +105,8 @@ async def _repeat(
         try:
             await work()
         except DatabaseUnavailable as error:
-            logger.warning("The database cannot be reached: %s", error.__cause__)
+            cause = getattr(error.__cause__, "orig", None) or error.__cause__
+            logger.warning("The database cannot be reached: %s", cause)
         except Exception:
             logger.exception("Work in the background failed.")
 
@@ -149,17 +149,13 @@ async def _deliver(database: Database, notice: Any, deliver: Deliver) -> None:
 
 
 def _back_off(attempts: int) -> timedelta:
-    """After so many attempts before this one; they spread, so that a server is not met all at once."""
+    """The wait after the first attempt and `attempts` more; it varies, so that not all come at once."""
     return min(FIRST_RETRY * 2.0 ** min(attempts, 16), LONGEST_RETRY) * random.uniform(0.5, 1)
 
 
 async def _post(client: httpx.AsyncClient, url: str, signer: Webhook, notice: Any) -> None:
     """Sends a webhook in the format of standardwebhooks.com."""
-    event = {
-        "type": notice.notice_type,
-        "timestamp": notice.created_at,
-        "data": notice.data,
-    }
+    event = {"type": notice.notice_type, "timestamp": notice.created_at, "data": notice.data}
     body = orjson.dumps(event, option=orjson.OPT_UTC_Z).decode()
     now = datetime.now(UTC)
     headers = {
@@ -202,12 +198,14 @@ async def _mail(database: Database, url: httpx.URL, notice: Any) -> None:
             await client.quit(timeout=1)
     finally:
         client.close()
-    if refused or len(taken) < len(terms.notify_emails):
+    if len(taken) - len(refused) < len(terms.notify_emails):
         logger.warning(
-            "Notice %s of mandate %s is refused for some: %s",
+            "Notice %s of mandate %s has reached %d of %d recipients: %s",
             notice.id,
             notice.mandate_id,
-            outbox.one_line(str(refused)) if refused else "not in ASCII",
+            len(taken) - len(refused),
+            len(terms.notify_emails),
+            outbox.one_line(str(refused)) if refused else "the others are not in ASCII",
         )
 
 

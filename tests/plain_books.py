@@ -188,6 +188,9 @@ class PlainHold:
     def amount(self) -> Decimal:
         return self.content.amount
 
+    def may_be_settled(self) -> bool:
+        return self.status in ("OPEN", "EXPIRED")
+
 
 class Alert(NamedTuple):
     kind: str

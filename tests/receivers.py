@@ -41,14 +41,14 @@ class MailServer:
     mails: list[Mail] = field(default_factory=list)
 
     async def handle_RCPT(  # noqa: N802
-        self, _server: Any, _session: Any, envelope: Any, address: str, _options: Any
+        self, _server: Any, _client: Any, envelope: Any, address: str, _options: Any
     ) -> str:
         if address in self.unknown:
             return "550 5.1.1 There is nobody of that name"
         envelope.rcpt_tos.append(address)
         return "250 OK"
 
-    async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+    async def handle_DATA(self, server: Any, client: Any, envelope: Any) -> str:  # noqa: N802
         message = message_from_bytes(envelope.content, _class=EmailMessage, policy=policy.default)
         self.mails.append(
             Mail(
@@ -56,7 +56,7 @@ class MailServer:
                 envelope.rcpt_tos,
                 message,
                 encrypted=server.transport.get_extra_info("sslcontext") is not None,
-                login=session.auth_data,
+                login=client.auth_data,
             )
         )
         return "250 OK"
@@ -65,7 +65,7 @@ class MailServer:
         return "421 In a bad mood, but what is accepted is accepted"
 
 
-def _welcome(_server: Any, _session: Any, _envelope: Any, _mechanism: Any, data: Any) -> AuthResult:
+def _welcome(_server: Any, _client: Any, _envelope: Any, _mechanism: Any, data: Any) -> AuthResult:
     return AuthResult(success=True, auth_data=data)
 
 

@@ -356,7 +356,7 @@ async def watched(
                     spent = debited - (beyond or 0) + (held or 0)
                     assert funds is None or spent <= funds
             looks += 1
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(0.02)
         return looks
 
     task = asyncio.create_task(look())

@@ -292,6 +292,9 @@ def test_export_schema(command: Billing, tmp_path: Path) -> None:
     )
 
 
+NO_MAIL = "BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.\n"
+
+
 @pytest.fixture
 def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """With what the server would have been started."""
@@ -307,7 +310,7 @@ def free_port() -> str:
 
 def test_serve(billing: Billing, served: list[dict[str, Any]]) -> None:
     port = free_port()
-    assert billing("serve", "--port", port, "--workers", "2") == (0, "", "")
+    assert billing("serve", "--port", port, "--workers", "2") == (0, "", NO_MAIL)
     [options] = served
     assert options == {
         "app": "app.server:create_app",
@@ -316,6 +319,14 @@ def test_serve(billing: Billing, served: list[dict[str, Any]]) -> None:
         "port": int(port),
         "workers": 2,
     }
+
+
+def test_serve_with_a_mail_server(
+    billing: Billing, served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BILLING_SMTP_URL", "smtp://mail.example.com")
+    assert billing("serve", "--port", free_port()) == (0, "", "")
+    assert len(served) == 1
 
 
 def test_serve_where_something_listens(billing: Billing, served: list[dict[str, Any]]) -> None:
@@ -363,7 +374,7 @@ def test_no_demo_in_production(
     assert billing("seed-demo") == failure("Demo data has no place in production.")
     assert billing("seed-demo", "--if-empty") == (0, "", "")
     assert on_database(read_rows, mandates) == []
-    assert billing("serve", "--demo", "--port", free_port()) == (0, "", "")
+    assert billing("serve", "--demo", "--port", free_port()) == (0, "", NO_MAIL)
     assert len(served) == 1
 
 

@@ -1,13 +1,16 @@
 """Settings: what is allowed, what is required in production, and that no fault shows a value."""
 
+import base64
 import os
 
+import httpx
 import pytest
 from pydantic import ValidationError
 
-from app.config import Environment, Settings, SettingsError, load_settings
+from app.config import Environment, Settings, SettingsError, load_settings, mail_sender
 
 SECRET = "s" * 32
+HOOK_SECRET = "whsec_" + base64.b64encode(b"hunter2" * 5).decode()
 PRODUCTION = {
     "BILLING_ENVIRONMENT": "production",
     "BILLING_JWT_SECRET": SECRET,
@@ -39,6 +42,7 @@ def test_development_needs_nothing() -> None:
     assert len(settings.jwt_secret.get_secret_value()) >= 32
     assert (settings.jwt_audience, settings.jwt_issuer) == ("billing", "billing")
     assert settings.providers == ("anthropic", "azure", "google", "mistral", "openai")
+    assert (settings.smtp_url, settings.webhook_url, settings.webhook_secret) == (None, None, None)
 
 
 def test_production_with_all_it_needs(environment: pytest.MonkeyPatch) -> None:
@@ -86,9 +90,21 @@ def test_one_message_lists_every_fault_and_no_value(environment: pytest.MonkeyPa
         BILLING_JWT_SECRET="tooshort",
         BILLING_JWT_AUDIENCE=" ",
         BILLING_PROVIDERS="openai,,azure",
+        BILLING_SMTP_URL="http://root:hunter2@localhost",
+        BILLING_WEBHOOK_URL="smtp://root:hunter2@localhost",
+        BILLING_WEBHOOK_SECRET="hunter3",
         BILLING_DATABASE="hunter3",
     )
-    for name in ("ENVIRONMENT", "DATABASE_URL", "JWT_SECRET", "JWT_AUDIENCE", "PROVIDERS"):
+    for name in (
+        "ENVIRONMENT",
+        "DATABASE_URL",
+        "JWT_SECRET",
+        "JWT_AUDIENCE",
+        "PROVIDERS",
+        "SMTP_URL",
+        "WEBHOOK_URL",
+        "WEBHOOK_SECRET",
+    ):
         assert message.count(f"BILLING_{name} ") == 1
     assert "BILLING_DATABASE is no setting: there are BILLING_ENVIRONMENT, " in message
     assert "'development' or 'production'" in message
@@ -148,12 +164,119 @@ def test_providers_are_refused(environment: pytest.MonkeyPatch, names: str) -> N
     assert fault(environment, BILLING_PROVIDERS=names).startswith("BILLING_PROVIDERS ")
 
 
+@pytest.mark.parametrize(
+    ("url", "sender"),
+    [
+        ("smtp://mail.example.com", "billing@mail.example.com"),
+        ("smtp://127.0.0.1:1025/", "billing@127.0.0.1"),
+        ("smtp://post.zürich.example", "billing@post.xn--zrich-kva.example"),
+        (
+            "smtps://user:p%40ss@mail.example.com:465?from=billing@example.com",
+            "billing@example.com",
+        ),
+        ("smtp://user:p@ss@mail.example.com?from=a+b@example.com", "a+b@example.com"),
+        ("smtp://[::1]:25?from=a%2Bb@localhost", "a+b@localhost"),
+    ],
+)
+def test_a_mail_server_is_accepted(environment: pytest.MonkeyPatch, url: str, sender: str) -> None:
+    environment.setenv("BILLING_SMTP_URL", url)
+    assert load_settings().smtp_url == url
+    assert mail_sender(httpx.URL(url)) == sender
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "mail.example.com",
+        "http://user:hunter2@mail.example.com",
+        "smtp://",
+        "smtp:///hunter2",
+        "smtp://user:hunter2@",
+        "smtp://:hunter2@mail.example.com",
+        "smtp://user:hunter2@mail example.com",
+        "smtp://user:hunter2@mail.example.com:port",
+        "smtp://user:hunter2@mail.example.com:0",
+        "smtp://user:hunter2@mail.example.com:65536",
+        "smtp://user:hunter2@mail.example.com/path",
+        "smtp://user:hunter2@mail.example.com#part",
+        "smtp://user:hunter2@mail.example.com?sender=a@example.com",
+        "smtp://user:hunter2@mail.example.com?from=hunter2",
+        "smtp://user:hunter2@mail.example.com?from=a@example.com&timeout=1",
+        "smtp://user:hunter2@mail.example.com?from=a@example.com%0d%0aBcc:b@example.com",
+        "smtp://user:hunter2@[::1]:25",
+    ],
+)
+def test_a_mail_server_is_refused(environment: pytest.MonkeyPatch, url: str) -> None:
+    message = fault(environment, BILLING_SMTP_URL=url)
+    assert message.startswith("BILLING_SMTP_URL m")
+    assert "hunter2" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:8080", "https://a:b@example.com/hook?key=c"])
+def test_a_webhook_is_accepted(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("BILLING_WEBHOOK_URL", url)
+    environment.setenv("BILLING_WEBHOOK_SECRET", HOOK_SECRET)
+    settings = load_settings()
+    assert settings.webhook_url == url
+    assert settings.webhook_secret
+    assert settings.webhook_secret.get_secret_value() == HOOK_SECRET
+
+
+@pytest.mark.parametrize(
+    "url", ["", "example.com", "ftp://example.com", "https://", "http://a:x", "http://a:65536"]
+)
+def test_a_webhook_is_refused(environment: pytest.MonkeyPatch, url: str) -> None:
+    message = fault(environment, BILLING_WEBHOOK_URL=url, BILLING_WEBHOOK_SECRET=HOOK_SECRET)
+    assert message == "BILLING_WEBHOOK_URL must be http:// or https://HOST:PORT/PATH."
+
+
+@pytest.mark.parametrize(
+    ("key", "accepted"),
+    [(bytes(24), True), (bytes(64), True), (bytes(23), False), (bytes(65), False), (b"", False)],
+)
+def test_a_webhook_secret_has_24_to_64_bytes(
+    environment: pytest.MonkeyPatch, key: bytes, accepted: bool
+) -> None:
+    environment.setenv("BILLING_WEBHOOK_URL", "https://example.com")
+    secret = "whsec_" + base64.b64encode(key).decode()
+    if accepted:
+        environment.setenv("BILLING_WEBHOOK_SECRET", secret)
+        assert load_settings().webhook_secret
+    else:
+        message = fault(environment, BILLING_WEBHOOK_SECRET=secret)
+        assert message == "BILLING_WEBHOOK_SECRET must be whsec_ and the base64 of 24 to 64 bytes."
+
+
+@pytest.mark.parametrize("secret", ["", HOOK_SECRET[6:], HOOK_SECRET[:-1], HOOK_SECRET + "é"])
+def test_a_webhook_secret_has_its_form(environment: pytest.MonkeyPatch, secret: str) -> None:
+    environment.setenv("BILLING_WEBHOOK_URL", "https://example.com")
+    message = fault(environment, BILLING_WEBHOOK_SECRET=secret)
+    assert message == "BILLING_WEBHOOK_SECRET must be whsec_ and the base64 of 24 to 64 bytes."
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("BILLING_WEBHOOK_URL", "https://example.com"), ("BILLING_WEBHOOK_SECRET", HOOK_SECRET)],
+)
+def test_a_webhook_needs_both_settings(
+    environment: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    message = fault(environment, **{name: value})
+    assert message == "BILLING_WEBHOOK_SECRET and BILLING_WEBHOOK_URL need each other."
+
+
 def test_settings_show_no_secret(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("BILLING_DATABASE_URL", "postgresql://user:hunter2@localhost/billing")
+    environment.setenv("BILLING_SMTP_URL", "smtp://user:hunter2@localhost")
+    environment.setenv("BILLING_WEBHOOK_URL", "https://user:hunter2@localhost")
+    environment.setenv("BILLING_WEBHOOK_SECRET", HOOK_SECRET)
     environment.setenv("BILLING_JWT_SECRET", SECRET)
     shown = repr(load_settings())
     assert "hunter2" not in shown
     assert SECRET not in shown
+    assert HOOK_SECRET not in shown
 
 
 def test_faults_show_no_value_either_when_given_directly() -> None:

@@ -26,6 +26,7 @@ from app.config import Settings
 from app.database import Database, DatabaseUnavailable
 from app.dispatcher import dispatching
 from tests.api import serving
+from tests.outbox import ALERT, EMAIL, WEBHOOK, make_due, put, waiting
 from tests.receivers import (
     address_of,
     mail_server,
@@ -33,7 +34,6 @@ from tests.receivers import (
     trickling_server,
     webhook_receiver,
 )
-from tests.test_outbox import ALERT, EMAIL, WEBHOOK, make_due, put, waiting
 from tests.world import MANDATE, PREPAY_USER, add_mandate, change_settings
 
 pytestmark = pytest.mark.anyio
@@ -246,7 +246,7 @@ async def test_some_recipients_are_refused(
             await until_sent(database)
     assert [mail.recipients for mail in server.mails] == [["ada@example.com"]]
     [line] = said(caplog)
-    assert "is refused for some: " in line
+    assert "has reached 1 of 2 recipients: " in line
     assert "gone@example.com" in line
     assert "There is nobody of that name" in line
 

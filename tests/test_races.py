@@ -254,10 +254,12 @@ async def deadlocks(database: Database) -> int:
         return int(found.scalar_one())
 
 
-@pytest.mark.parametrize("notify_emails", [[], ["ada@example.com"]])
 @pytest.mark.parametrize(
-    ("amount", "told"),
-    [("1.9", ["balance.warning"]), ("2", ["balance.depleted", "balance.warning"])],
+    ("amount", "told", "notify_emails"),
+    [
+        ("1.9", ["balance.warning"], []),
+        ("2", ["balance.depleted", "balance.warning"], ["ada@example.com"]),
+    ],
 )
 async def test_an_alert_is_told_once(
     database: Database, servers: Servers, amount: str, told: list[str], notify_emails: list[str]
