@@ -61,8 +61,8 @@ OF_PLACE: dict[str, list[Any]] = {
 }
 # What such a place refuses elsewhere: a free call is counted and asked for, a limit may be 0.
 ACCEPTED = {
-    **dict.fromkeys(("recordUsage", "settleHold", "spendCheck"), ["0"]),
-    "upsertMembership": ["0", "1000000.000000001"],
+    **dict.fromkeys(("recordUsage", "settleHold", "spendCheck"), ("0",)),
+    "upsertMembership": ("0", "1000000.000000001"),
 }
 TOO_LONG = {
     **dict.fromkeys(("description", "reason"), 1001),
@@ -120,7 +120,7 @@ async def test_a_hostile_value_is_refused_by_name_and_nothing_is_written(
     for path, kind in inputs(field.args):
         place = next(step for step in reversed(path) if isinstance(step, str))
         for value in hostile(path, kind):
-            if place == "amount" and value in ACCEPTED.get(name, []):
+            if place == "amount" and value in ACCEPTED.get(name, ()):
                 continue
             if value == " " and name in QUERIES:
                 continue  # text to look for
