@@ -7,14 +7,14 @@ import asyncio
 import random
 import sqlite3
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from decimal import Decimal
 from typing import Any
 
 import httpx
 import pytest
-from sqlalchemy import Table, make_url, select, text
+from sqlalchemy import make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.models import (
@@ -100,10 +100,25 @@ class Writers:
         self._unsettled: list[dict[str, Any]] = []
         self.answered: list[tuple[Request, Any]] = []
         self.unanswered: list[Request] = []
-        self.stopped = False
+        self._wanted = 0
+        self._enough = asyncio.Event()
+        self._stopped = False
 
-    async def write(self) -> None:
-        while not self.stopped:
+    async def write_until(self, answers: int, end: Callable[[], None]) -> None:
+        """Lets the server end some moments after so many answers."""
+        self._wanted = len(self.answered) + answers
+        self._enough.clear()
+        self._stopped = False
+        async with asyncio.TaskGroup() as group:
+            for _ in range(WRITERS):
+                group.create_task(self._write())
+            await self._enough.wait()
+            await asyncio.sleep(random.uniform(0, 0.02))
+            end()
+            self._stopped = True
+
+    async def _write(self) -> None:
+        while not self._stopped:
             request = self._next()
             try:
                 payload = await self._servers.ask(request)
@@ -114,6 +129,8 @@ class Writers:
                 if request[1] == CREATE_HOLD:
                     made = request[2]["input"] | {"holdId": payload["hold"]["id"]}
                     self._unsettled.append(made)
+                if len(self.answered) >= self._wanted:
+                    self._enough.set()
 
     def _next(self) -> Request:
         kind = random.random()
@@ -158,31 +175,23 @@ async def _keys(database: Database) -> set[str]:
     return found
 
 
-async def test_a_server_that_is_killed_loses_nothing_and_repeats_nothing(
-    lasting_database_url: str,
-) -> None:
-    async with inhabited(lasting_database_url) as database:
+async def test_a_server_that_is_killed_loses_nothing_and_repeats_nothing(database_url: str) -> None:
+    async with inhabited(database_url) as database:
         mandates = [await add_rich_mandate(database) for _ in range(2)]
     # Nobody else has SQLite's file open meanwhile: each start finds what a crash has left.
-    with running(lasting_database_url) as [server]:
-        async with connected([server], lasting_database_url) as servers:
+    with running(database_url) as [server]:
+        async with connected([server], database_url) as servers:
             writers = Writers(servers, mandates)
             for _ in range(KILLS):
-                writers.stopped = False
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(WRITERS):
-                        group.create_task(writers.write())
-                    await asyncio.sleep(random.uniform(0.05, 0.3))
-                    writers.stopped = True
-                    server.kill()
+                await writers.write_until(random.randrange(1, 40), server.kill)
                 server.start_again()
             assert len(writers.unanswered) >= KILLS
-            async with inhabited(lasting_database_url) as database:
+            async with inhabited(database_url) as database:
                 await _check_answered(database, writers.answered)
                 await _repeat(database, servers, writers.unanswered)
                 done = [request for request, _ in writers.answered] + writers.unanswered
-                await _check_sums(database, servers, mandates, done)
-    assert await asyncio.to_thread(verify_by_command, lasting_database_url) == ""
+                await _check_sums(database, servers, done)
+    assert await asyncio.to_thread(verify_by_command, database_url) == ""
 
 
 async def _check_answered(database: Database, answered: Sequence[tuple[Request, Any]]) -> None:
@@ -211,18 +220,8 @@ async def _repeat(database: Database, servers: Servers, unanswered: Sequence[Req
         assert payload["userErrors"] == []
 
 
-async def _check_sums(
-    database: Database, servers: Servers, mandates: Sequence[str], requests: Sequence[Request]
-) -> None:
+async def _check_sums(database: Database, servers: Servers, requests: Sequence[Request]) -> None:
     """Each request was done once."""
-
-    async def rows(table: Table) -> list[Any]:
-        return [
-            row
-            for mandate_id in mandates
-            for row in await read_rows(database, table, mandate_id=mandate_id)
-        ]
-
     events, made, settled = (
         _inputs(requests, document) for document in (RECORD_USAGE, CREATE_HOLD, SETTLE_HOLD)
     )
@@ -232,17 +231,17 @@ async def _check_sums(
         spent[event["mandateId"], event["userId"]] += Decimal(event["amount"])
     for new in made:
         held[new["mandateId"], new["userId"]] += Decimal(new["amount"])
-    stored = {row.id: row for row in await rows(holds)}
+    stored = {row.id: row for row in await read_rows(database, holds)}
     for end in settled:
         row = stored[end["holdId"]]
         assert row.status == "SETTLED"
         spent[row.mandate_id, row.user_id] += Decimal(end["amount"])
         held[row.mandate_id, row.user_id] -= row.amount
     assert len(stored) == len(made)
-    usage = [row for row in await rows(transactions) if row.reference_type == "USAGE"]
+    usage = await read_rows(database, transactions, reference_type="USAGE")
     assert len(usage) == len(events) + len(settled)
-    found = {(row.mandate_id, row.user_id): row.debited for row in await rows(accounts)}
-    assert found == spent
+    opened = await read_rows(database, accounts)
+    assert {(account.mandate_id, account.user_id): account.debited for account in opened} == spent
     for owner, amount in held.items():
         assert Decimal((await servers.ask(balance_of(*owner)))["held"]) == amount
 
