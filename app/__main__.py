@@ -18,7 +18,7 @@ import typer
 import uvicorn
 from rich.console import Console
 from rich.progress import Progress
-from sqlalchemy import select
+from sqlalchemy import make_url, select
 from sqlalchemy.exc import DBAPIError
 
 from app import demo, imports, migrate
@@ -97,6 +97,13 @@ def _command(name: str | None = None) -> Callable[[_Work], _Work]:
 @asynccontextmanager
 async def _migrated(settings: Settings) -> AsyncIterator[Database]:
     """The database, at the revision this program needs."""
+    url = make_url(settings.database_url)
+    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
+        # To connect would create an empty one, wherever the command happens to run.
+        raise _Failure(
+            f"There is no database {Path(str(url.database)).absolute()}: run `billing migrate` to"
+            " create it, or set BILLING_DATABASE_URL."
+        )
     async with Database(settings.database_url) as database:
         await migrate.check_revision(database)
         yield database

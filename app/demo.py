@@ -12,11 +12,19 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.credits import add_credit
 from app.billing.directory import upsert_mandate, upsert_membership, upsert_user
-from app.billing.models import BillingModel, MembershipRole, ReferenceType, UserKind, mandates
+from app.billing.models import (
+    BillingModel,
+    MembershipRole,
+    ReferenceType,
+    UserKind,
+    mandates,
+    outbox,
+)
 from app.billing.money import ZERO
 from app.billing.settings import update_settings
 from app.billing.usage import MAX_EVENTS, UsageEvent, record_usage
@@ -127,6 +135,7 @@ _MANDATES = (
         _members("laboratory-admin", "member-six"),
     ),
 )
+_IDS = [mandate.id for mandate in _MANDATES]
 
 
 async def seed_demo(
@@ -157,7 +166,13 @@ async def seed_demo(
                 await record_usage(database, OPERATOR, batch, _PROVIDERS, imported=True)
                 done += len(batch)
                 advance(done, total)
+    await database.write(_forget_notices)
     return total
+
+
+async def _forget_notices(connection: AsyncConnection) -> None:
+    """Nobody is to be told of a year that never was."""
+    await connection.execute(delete(outbox).where(outbox.c.mandate_id.in_(_IDS)))
 
 
 async def _create_users(database: Database) -> None:

@@ -149,7 +149,7 @@ async def _deliver(database: Database, notice: Any, deliver: Deliver) -> None:
 
 
 def _back_off(attempts: int) -> timedelta:
-    """The wait after the first attempt and `attempts` more; it varies, so that not all come at once."""
+    """The wait before the next attempt: it doubles, with jitter, so that not all come at once."""
     return min(FIRST_RETRY * 2.0 ** min(attempts, 16), LONGEST_RETRY) * random.uniform(0.5, 1)
 
 
@@ -219,7 +219,8 @@ def _alert(notice: Any, terms: Any, sender: str, recipients: Sequence[str]) -> E
     """The message, the same for every recipient; a copy that is sent again has the same Message-ID."""
     data = notice.data
     mandate = f"{outbox.one_line(data['mandateName'])} ({notice.mandate_id})"
-    subject = f"{_SUBJECTS[notice.notice_type]}: {mandate}"
+    whose = f", user {data['userId']}" if data["userId"] else ""
+    subject = f"{_SUBJECTS[notice.notice_type]}: {mandate}{whose}"
     postpaid = data["billingModel"] == BillingModel.CREDIT_POSTPAY
     values = {
         "subject": subject,

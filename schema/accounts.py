@@ -19,7 +19,9 @@ from schema.scalars import CurrencyCode
 from schema.users import User
 
 
-@strawberry.type(description="What pays. It is opened by the first transaction that needs it.")
+@strawberry.type(
+    description="What pays. It is opened by the first transaction, hold or credit that needs it."
+)
 class Account:
     mandate_id: strawberry.Private[str]
     user_id: strawberry.Private[str | None]

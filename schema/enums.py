@@ -54,7 +54,7 @@ _document(
 _document(
     models.MembershipRole,
     "What a user may see of a mandate.",
-    MEMBER="Their own balance, usage and transactions.",
+    MEMBER="Their own balance, usage, holds and transactions.",
     ADMIN="All of the mandate.",
 )
 _document(
@@ -118,10 +118,10 @@ _document(
     CREDIT_LIMIT_EXCEEDED="The mandate's credit limit does not allow it.",
     INSUFFICIENT_FUNDS="There is not enough credit.",
     BILLING_MODEL_MISMATCH="The mandate's billing model does not know this operation.",
-    BALANCE_NOT_ZERO="Money would be left behind, or is owed.",
-    IDEMPOTENCY_CONFLICT="The idempotency key was used with other content.",
+    BALANCE_NOT_ZERO="Money or an open hold would be left behind, or money is owed.",
+    IDEMPOTENCY_CONFLICT="The idempotency key was used with other content, or the hold settled with it.",
     VERSION_CONFLICT="Somebody else has changed it meanwhile.",
     ALREADY_REVERSED="The transaction was undone before.",
-    HOLD_NOT_OPEN="The hold was released or settled before, so that it cannot be the other.",
+    HOLD_NOT_OPEN="A released hold cannot be settled, and a settled one cannot be released.",
     LIMIT_EXCEEDED="Beyond what one transaction moves or one balance holds.",
 )

@@ -44,7 +44,7 @@ class Hold:
     amount: Decimal = strawberry.field(description="What was set aside.")
     status: HoldStatus = strawberry.field(description="What it is now, by the database's clock.")
     settled_amount: Decimal | None = strawberry.field(
-        description="What the call did cost; null unless it is settled."
+        description="What the call cost; null unless it is settled."
     )
     aicore_provider: str | None = strawberry.field(description="The AI provider, if named.")
     feature_code: str | None = strawberry.field(description="The feature that calls, if named.")
@@ -250,7 +250,7 @@ class HoldMutation:
         return CreateHoldPayload(key=key)
 
     @mutation(
-        "Service or sysadmin. Turns the hold into a debit of what the call did cost: less gives the"
+        "Service or sysadmin. Turns the hold into a debit of what the call cost: less gives the"
         " rest back, more is booked in full, and an expired hold is booked too. Sent again with the"
         " same content, it returns the first debit."
     )

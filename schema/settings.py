@@ -37,12 +37,14 @@ class BillingSettings:
         description="What a user's account receives when it is opened, once; 0 is none."
     )
     warning_threshold_percent: Decimal = strawberry.field(
-        description="Percent of the latest funding, 0 to 100, at which a balance is in warning."
+        description="Percent of the balance right after the latest credit that is no reversal (of the credit limit under CREDIT_POSTPAY), 0 to 100, at which a balance is in warning."
     )
     block_on_zero_balance: bool = strawberry.field(
         description="Whether prepaid spending stops when the credit is used up."
     )
-    notify_on_warning: bool = strawberry.field(description="Whether notifyEmails are to be warned.")
+    notify_on_warning: bool = strawberry.field(
+        description="Whether a balance that runs low is told, by e-mail to notifyEmails and by webhook."
+    )
     notify_emails: list[str] = strawberry.field(description="Who is to be warned.")
     credit_limit: Decimal | None = strawberry.field(
         description="The most that may be owed under CREDIT_POSTPAY; null is no limit."
@@ -104,7 +106,7 @@ class BillingAddressInput:
 class UpdateBillingSettingsInput:
     mandate_id: strawberry.ID = strawberry.field(description="The mandate.")
     billing_model: BillingModel | None = strawberry.field(
-        description="Who pays. Refused while money would be left behind on an account that the new model does not use.",
+        description="Who pays. Refused while money or an open hold would be left behind on an account that the new model does not use.",
         default=strawberry.UNSET,
     )
     default_user_credit: Decimal | None = strawberry.field(
@@ -119,7 +121,8 @@ class UpdateBillingSettingsInput:
         default=strawberry.UNSET,
     )
     notify_on_warning: bool | None = strawberry.field(
-        description="Whether notifyEmails are to be warned.", default=strawberry.UNSET
+        description="Whether a balance that runs low is told, by e-mail to notifyEmails and by webhook.",
+        default=strawberry.UNSET,
     )
     notify_emails: list[str] | None = strawberry.field(
         description="Who is to be warned: at most 20 e-mail addresses.", default=strawberry.UNSET

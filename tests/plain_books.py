@@ -348,11 +348,9 @@ class PlainBooks:
             is_allowed = provider in (PROVIDERS if allowed is None else allowed)
         if not is_allowed:
             raise Refused("PROVIDER_NOT_ALLOWED")
-        if user in self.limits:
-            limit, period = self.limits[user]
-            remaining = max(ZERO, limit - self.spent_by(user, period) - self.held_by(user))
-            if remaining <= 0 or amount > remaining:
-                raise Refused("SPEND_LIMIT_EXCEEDED")
+        remaining = self.remaining(user)
+        if remaining is not None and (remaining <= 0 or amount > remaining):
+            raise Refused("SPEND_LIMIT_EXCEEDED")
         left = self.available(account, self.held(account))
         if self.is_prepaid and self.terms["block_on_zero_balance"]:
             assert left is not None
@@ -361,6 +359,19 @@ class PlainBooks:
         if self.model == CREDIT_POSTPAY and left is not None and amount > left:
             raise Refused("CREDIT_LIMIT_EXCEEDED")
         return account
+
+    def remaining(self, user: str) -> Decimal | None:
+        """What is left of a member's limit."""
+        if user not in self.limits:
+            return None
+        limit, period = self.limits[user]
+        return max(ZERO, limit - self.spent_by(user, period) - self.held_by(user))
+
+    def left_to(self, user: str) -> Decimal | None:
+        """The most that may be spent; None is without limit."""
+        account = self.payer(user)
+        left = [self.available(account, self.held(account)), self.remaining(user)]
+        return min((each for each in left if each is not None), default=None)
 
     def hold(self, new: NewHold) -> PlainHold:
         content = replace(new, ttl_seconds=900)

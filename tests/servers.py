@@ -352,9 +352,9 @@ async def watched(
         while not done:
             async with database.read() as connection:
                 for sequence, rows, debited, held, beyond in await connection.execute(whole):
-                    assert sequence == rows
+                    assert sequence == rows, f"{rows} rows at sequence {sequence}"
                     spent = debited - (beyond or 0) + (held or 0)
-                    assert funds is None or spent <= funds
+                    assert funds is None or spent <= funds, f"{spent} of {funds}"
             looks += 1
             await asyncio.sleep(0.02)
         return looks

@@ -12,7 +12,7 @@ from app.billing.accounts import update_account
 from app.billing.alerts import MAX_WAITING, legible
 from app.billing.errors import BillingError
 from app.billing.models import BillingModel, accounts, outbox
-from app.billing.usage import MAX_TOLD, record_usage
+from app.billing.usage import MAX_LISTED, record_usage
 from app.billing.viewer import OPERATOR
 from app.database import Database
 from tests.api import Api, add_people
@@ -526,9 +526,9 @@ async def test_rejected_usage_is_told_once_a_batch(database: Database) -> None:
 
 async def test_a_long_list_of_rejected_usage_is_cut_and_counted(database: Database) -> None:
     await add_mandate(database)
-    await record(database, *(usage_event(1, user_id="nobody") for _ in range(MAX_TOLD + 5)))
+    await record(database, *(usage_event(1, user_id="nobody") for _ in range(MAX_LISTED + 5)))
     [notice] = await notices(database)
-    assert (notice.data["count"], len(notice.data["events"])) == (MAX_TOLD + 5, MAX_TOLD)
+    assert (notice.data["count"], len(notice.data["events"])) == (MAX_LISTED + 5, MAX_LISTED)
 
 
 async def test_rejected_usage_waits_in_bounded_number(database: Database) -> None:

@@ -134,7 +134,13 @@ def test_no_database(
     assert error.startswith("billing: The database cannot be reached: ")
     assert "hunter2" not in error
     monkeypatch.setenv("BILLING_DATABASE_URL", f"sqlite:///{tmp_path}/none/billing.db")
-    assert command(name) == failure("The database cannot be reached: unable to open database file")
+    message = "The database cannot be reached: unable to open database file"
+    if name != "migrate":
+        message = (
+            f"There is no database {tmp_path}/none/billing.db: run `billing migrate` to create it,"
+            " or set BILLING_DATABASE_URL."
+        )
+    assert command(name) == failure(message)
 
 
 def test_migrate_from_nothing_and_again(
@@ -145,8 +151,15 @@ def test_migrate_from_nothing_and_again(
     message = (
         f"The database is at revision none and this program needs {needed}: run `billing migrate`."
     )
+    file = Path(blank_database_url.removeprefix("sqlite:///"))
+    if blank_database_url.startswith("sqlite"):
+        message = (
+            f"There is no database {file}: run `billing migrate` to create it,"
+            " or set BILLING_DATABASE_URL."
+        )
     for arguments in (["token", "root"], ["serve"], ["verify-ledger"], ["seed-demo"]):
         assert command(*arguments) == failure(message)
+        assert not file.exists()
     for _ in range(2):
         assert command("migrate") == (0, f"The database is at revision {needed}.\n", "")
     assert command("token", "root") == failure("User root is unknown or disabled.")

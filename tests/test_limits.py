@@ -9,7 +9,7 @@ import pytest
 
 from app.billing.directory import remove_membership, upsert_membership
 from app.billing.errors import BillingError
-from app.billing.limits import SpendLimit, limited, spend_limits
+from app.billing.limits import SpendLimit, spend_limits, unspent
 from app.billing.models import (
     BillingModel,
     MembershipRole,
@@ -150,7 +150,7 @@ RESETS = [
 def test_a_limit_resets_when_a_day_of_the_mandate_begins(
     zone: str, period: PeriodType, now: str, first: str, resets_at: str
 ) -> None:
-    found = limited(Decimal(5), period, ZoneInfo(zone), datetime.fromisoformat(now))
+    found = unspent(Decimal(5), period, ZoneInfo(zone), datetime.fromisoformat(now))
     assert (found.first, found.resets_at) == (
         date.fromisoformat(first),
         datetime.fromisoformat(resets_at),
@@ -198,7 +198,7 @@ async def test_what_occurred_in_the_current_period_is_spent(
     await add_mandate(database, time_zone=zone)
     await limit(database, 100, period)
     found = await standing(database)
-    now = limited(Decimal(100), period, ZoneInfo(zone), datetime.now(UTC))
+    now = unspent(Decimal(100), period, ZoneInfo(zone), datetime.now(UTC))
     assert found.resets_at == now.resets_at
     start = day_start(now.first, ZoneInfo(zone))
     await write(

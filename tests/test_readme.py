@@ -41,7 +41,7 @@ async def test_every_operation_of_the_readme_works(database: Database, database_
             "TRANSACTION-ID": (await api.read("gateway", usage))["nodes"][0]["id"],
         }
         for user_id, written in OPERATIONS:
-            operation = re.sub("|".join(ids), lambda word: ids[word[0]], written)
+            operation = re.sub("[A-Z-]+-ID", lambda word: ids[word[0]], written)
             answer = await api(user_id, operation)
             assert (answer.status, answer.errors) == (200, []), operation
             for name, field in answer.data.items():
@@ -52,6 +52,9 @@ async def test_every_operation_of_the_readme_works(database: Database, database_
                     assert field.get("nodes") != [], name
             if "createHold" in answer.data:
                 ids["HOLD-ID"] = answer.data["createHold"]["hold"]["id"]
+                again = operation.replace("call-9c1e", "call-9c1f")
+                other = await api.read(user_id, again)
+                ids["OTHER-HOLD-ID"] = other["hold"]["id"]
 
 
 async def test_the_programs_of_the_readme_hold_and_settle(
@@ -65,7 +68,7 @@ async def test_the_programs_of_the_readme_hold_and_settle(
         said = await run("bash", "-euc", shell)
         assert '"allowed":true' in said
         assert '"balanceAfter"' in said
-        said = await run(sys.executable, "-c", IN_PYTHON, TOKEN=token, BILLING=server.address)
+        said = await run(sys.executable, "-c", IN_PYTHON, TOKEN=token, API=server.address)
         assert "'amount': '0.0831'" in said
     found = await read_rows(database, holds)
     assert [row.status for row in found] == ["SETTLED", "SETTLED"]

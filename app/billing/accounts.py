@@ -9,11 +9,11 @@ from typing import Any
 from sqlalchemy import Select, and_, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.alerts import judge_again
+from app.billing.alerts import update_alert_levels
 from app.billing.audit import write_audit_event
-from app.billing.checks import difference, refuse_null
+from app.billing.checks import check_limit, difference, refuse_null
 from app.billing.errors import BadInput, BillingError, Forbidden, UserErrorCode
-from app.billing.funds import PAYING_ACCOUNT, check_limit, funds
+from app.billing.funds import PAYING_ACCOUNT, funds
 from app.billing.held import HELD, IS_OPEN
 from app.billing.models import (
     AccountType,
@@ -335,7 +335,7 @@ async def update_account(
         now = datetime.now(UTC)
         await connection.execute(update(accounts).where(this).values(**after))
         if "credit_limit" in after:
-            await judge_again(connection, terms, now, account_id)
+            await update_alert_levels(connection, terms, now, account_id)
         await write_audit_event(
             connection,
             viewer,

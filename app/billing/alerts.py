@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.funds import PAYING_ACCOUNT, funds
+from app.billing.funds import PAYING_ACCOUNT, Funds, funds
 from app.billing.models import AlertLevel, Channel, NoticeType, accounts, outbox
 from app.billing.money import ZERO, format_decimal
 from app.billing.types import new_key
@@ -32,8 +32,10 @@ def alert_level(terms: Any, account: Any) -> AlertLevel:
     return AlertLevel.WARNING if left.is_warning else AlertLevel.NONE
 
 
-def alerts(terms: Any, account: Any, level: AlertLevel, now: datetime) -> list[dict[str, Any]]:
-    """The outbox rows for an account that has come to `level`: none unless that is lower than before."""
+def alert_notices(
+    terms: Any, account: Any, level: AlertLevel, now: datetime
+) -> list[dict[str, Any]]:
+    """The outbox rows for an account that has come to `level`: none unless that is above the stored one."""
     if not terms.notify_on_warning or _LEVELS.index(level) <= _LEVELS.index(account.alert_level):
         return []
     left = _without_holds(terms, account)
@@ -52,7 +54,7 @@ def alerts(terms: Any, account: Any, level: AlertLevel, now: datetime) -> list[d
     return [notice(terms.mandate_id, channel, _ALERTS[level], data, now) for channel in channels]
 
 
-def _without_holds(terms: Any, account: Any) -> Any:
+def _without_holds(terms: Any, account: Any) -> Funds:
     return funds(
         terms,
         account.account_type,
@@ -66,7 +68,7 @@ def _without_holds(terms: Any, account: Any) -> Any:
 def notice(
     mandate_id: str, channel: Channel, kind: NoticeType, data: dict[str, Any], now: datetime
 ) -> dict[str, Any]:
-    """One outbox row, due at once. `data` is what the receiver reads: camel case, amounts as text."""
+    """One outbox row, due at once. `data` is what the receiver reads: amounts as text."""
     return {
         "mandate_id": mandate_id,
         "id": new_key(now),
@@ -96,7 +98,7 @@ async def is_flooded(connection: AsyncConnection, mandate_id: str, kind: NoticeT
     return len((await connection.execute(waiting.limit(MAX_WAITING))).all()) == MAX_WAITING
 
 
-async def judge_again(
+async def update_alert_levels(
     connection: AsyncConnection, terms: Any, now: datetime, account_id: str | None = None
 ) -> None:
     """After a change of settings, which `terms` has already, or of one account's limit."""
@@ -116,6 +118,6 @@ async def judge_again(
         .values(alert_level=bindparam("level")),
         [{"this": account.id, "level": level} for account, level in changed],
     )
-    rows = [row for account, level in changed for row in alerts(terms, account, level, now)]
+    rows = [row for account, level in changed for row in alert_notices(terms, account, level, now)]
     if rows:
         await connection.execute(insert(outbox), rows)

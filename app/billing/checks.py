@@ -12,7 +12,7 @@ from email_validator import EmailNotValidError, validate_email
 from sqlalchemy import Table
 
 from app.billing.errors import BillingError, UserErrorCode
-from app.billing.money import format_decimal
+from app.billing.money import MAX_BALANCE, ZERO, format_decimal, within_limits
 from app.billing.types import ID_LENGTH, IdempotencyKey
 
 MAX_TEXT = 1000
@@ -77,6 +77,18 @@ def check_email(address: str, *field: str) -> None:
         validate_email(address, check_deliverability=False)
     except EmailNotValidError as error:
         raise invalid(f"This is no e-mail address: {error}", *field) from None
+
+
+def check_limit(limit: Decimal | None, *field: str) -> None:
+    """A limit is 0 or more and within what a balance may be; None is no limit."""
+    if limit is None:
+        return
+    if limit < ZERO:
+        raise invalid(f"{field[-1]} must be 0 or more.", *field)
+    if not within_limits(limit):
+        raise BillingError(
+            UserErrorCode.LIMIT_EXCEEDED, f"{field[-1]} must be at most {MAX_BALANCE}.", *field
+        )
 
 
 def refuse_null(changes: Mapping[str, Any], table: Table) -> None:

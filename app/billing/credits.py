@@ -81,7 +81,7 @@ async def _move(
             content_hash=digest,
         )
         if is_credit:
-            ledger.tell(
+            ledger.notify(
                 NoticeType.CREDIT_ADDED,
                 {
                     "userId": user_id,

@@ -1,4 +1,4 @@
-"""Holds: money set aside before a call, then settled for what it did cost, released, or expired."""
+"""Holds: money set aside before a call, then settled for what it cost, released, or expired."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from app.billing.checks import (
 )
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.held import IS_OPEN, IS_OVERDUE
-from app.billing.ledger import Ledger, LockedAccount, in_ledger, same_content
+from app.billing.ledger import Ledger, LockedAccount, conflict, in_ledger, same_content
 from app.billing.models import (
     HoldStatus,
     ReferenceType,
@@ -108,10 +108,11 @@ async def settle_hold(
     aicore_model: str | None = None,
     occurred_at: datetime | None = None,
 ) -> Any:
-    """Books what the call did cost, less or more than was held, and returns the transaction.
+    """Books what the call cost, less or more than was held, and returns the transaction.
 
     An expired hold is booked too: the call has happened. Settled again with the same content it
-    returns the first transaction. HOLD_NOT_OPEN for a released one.
+    returns the first transaction, with other content IDEMPOTENCY_CONFLICT. HOLD_NOT_OPEN for a
+    released one.
     """
     viewer.require_gateway()
     digest = content_hash(
@@ -128,7 +129,14 @@ async def settle_hold(
     async def work(ledger: Ledger) -> Any:
         hold, account = await _lock_hold(ledger, hold_id)
         if hold.status == HoldStatus.SETTLED:
-            return same_content(await _settlement(ledger, hold_id), digest)
+            first = await _settlement(ledger, hold_id)
+            if first.content_hash != digest:
+                raise conflict(
+                    "The hold was settled with other content: to correct that, reverse its"
+                    " transaction and record the right one.",
+                    "hold_id",
+                )
+            return first
         if hold.status == HoldStatus.RELEASED:
             raise _not_open("The hold was released: record the call with recordUsage instead.")
         check_amount(amount, "amount", zero=True)

@@ -6,29 +6,22 @@ database transaction.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, and_, bindparam, false, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.alerts import alert_level, alerts, notice
+from app.billing.alerts import alert_level, alert_notices, notice
 from app.billing.directory import Member, members_by_user
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import Funds, Owner, funds, payer
 from app.billing.held import IS_OPEN
-from app.billing.limits import (
-    Limited,
-    Spender,
-    SpendLimit,
-    held_by_spender,
-    limited,
-    spent_by_spender,
-)
+from app.billing.limits import Spender, SpendLimit, unspent, with_use
 from app.billing.models import (
     AccountType,
     AlertLevel,
@@ -42,7 +35,7 @@ from app.billing.models import (
     transactions,
 )
 from app.billing.money import MAX_BALANCE, ZERO, within_limits
-from app.billing.rollup import local_date, roll_up
+from app.billing.roll_up import local_date, roll_up
 from app.billing.settings import lock_settings
 from app.billing.types import NOW, exact_sum, new_key
 from app.database import Database
@@ -85,7 +78,7 @@ class LockedAccount:
     enabled: bool = True
     is_new: bool = False
     is_needed: bool = False
-    """Whether anything but its own opening was posted; else a new one is not opened after all."""
+    """Whether anything but its opening was posted or held; otherwise a new one is not written."""
     rows: list[SimpleNamespace] = field(default_factory=list)
 
 
@@ -105,9 +98,7 @@ class Ledger:
         self._zone = ZoneInfo(terms.time_zone)
         self._accounts: dict[Owner, LockedAccount] = {}
         self._held: dict[str, Decimal] = {}
-        self._limits: dict[Spender, Limited] = {}
-        self._held_by: dict[Spender, Decimal] = {}
-        self._spent_by: dict[Spender, Decimal] = {}
+        self._limits: dict[Spender, SpendLimit] = {}
         self._holds: list[dict[str, Any]] = []
         self._notices: list[dict[str, Any]] = []
 
@@ -116,17 +107,14 @@ class Ledger:
         named = {user_id for user_id in user_ids if user_id is not None}
         self.members = await members_by_user(self.connection, self.mandate_id, named)
         await self.lock(*(self.payer(user_id) for user_id in named or [None]))
-        self._limits = {
-            (self.mandate_id, user_id): limited(
+        limits = {
+            (self.mandate_id, user_id): unspent(
                 member.spend_limit, member.spend_period, self._zone, self.now
             )
             for user_id, member in self.members.items()
             if member.spend_limit is not None and member.spend_period is not None
         }
-        # In this order: what is settled between the two statements, on an account of an earlier
-        # model, counts twice and never not at all.
-        self._held_by = await held_by_spender(self.connection, self._limits)
-        self._spent_by = await spent_by_spender(self.connection, self._limits)
+        self._limits = await with_use(self.connection, limits)
 
     async def lock(self, *owners: Owner) -> None:
         """Locks the accounts of these owners, those that are open. Once in a unit: the order is by id."""
@@ -134,10 +122,8 @@ class Ledger:
         kinds = {kind for kind, user_id in owners if user_id is None}
         await self._lock(
             or_(
-                accounts.c.user_id.in_(users) if users else false(),
-                and_(accounts.c.user_id.is_(None), accounts.c.account_type.in_(kinds))
-                if kinds
-                else false(),
+                accounts.c.user_id.in_(users),
+                and_(accounts.c.user_id.is_(None), accounts.c.account_type.in_(kinds)),
             )
         )
 
@@ -190,6 +176,10 @@ class Ledger:
         """The owner of the account that pays for this user."""
         return payer(self.terms.billing_model, user_id)
 
+    def paying_account(self, user_id: str | None) -> LockedAccount:
+        """The account that pays for this user: one that was locked, or a new one."""
+        return self.account(self.payer(user_id))
+
     def account(self, owner: Owner) -> LockedAccount:
         """The account of this owner: one that was locked, or a new one."""
         account = self._accounts.get(owner)
@@ -225,11 +215,7 @@ class Ledger:
 
     def spend_limit(self, user_id: str) -> SpendLimit | None:
         """The member's limit as it stands after what was posted."""
-        spender = (self.mandate_id, user_id)
-        limit = self._limits.get(spender)
-        if limit is None:
-            return None
-        return limit.standing(self._spent_by.get(spender, ZERO), self._held_by.get(spender, ZERO))
+        return self._limits.get((self.mandate_id, user_id))
 
     def funds(self, account: LockedAccount) -> Funds:
         """What can still be paid from an account after what was posted to it."""
@@ -305,15 +291,15 @@ class Ledger:
         if limit is None or row.reference_type != ReferenceType.USAGE:
             return
         if limit.first <= local_date(row.occurred_at, self._zone) < limit.end:
-            self._spent_by[spender] = self._spent_by.get(spender, ZERO) + row.amount
+            self._limits[spender] = replace(limit, spent=limit.spent + row.amount)
 
     def set_aside(self, account: LockedAccount, **columns: Any) -> None:
         """Adds a hold, opening the account where it is new."""
         account.is_needed = True
         self._holds.append({"mandate_id": self.mandate_id, "account_id": account.id} | columns)
 
-    def tell(self, kind: NoticeType, data: dict[str, Any]) -> None:
-        """Leaves word for the webhook."""
+    def notify(self, kind: NoticeType, data: dict[str, Any]) -> None:
+        """Adds a webhook notice to the outbox."""
         data = {"mandateId": self.mandate_id} | data
         self._notices.append(notice(self.mandate_id, Channel.WEBHOOK, kind, data, self.now))
 
@@ -329,9 +315,10 @@ class Ledger:
         )
         rows = [vars(row) for account in moved for row in account.rows]
         for account in moved:
-            level = alert_level(self.terms, account)
-            self._notices += alerts(self.terms, account, level, self.now)
-            account.alert_level = level
+            if account.rows:  # a hold posts nothing
+                level = alert_level(self.terms, account)
+                self._notices += alert_notices(self.terms, account, level, self.now)
+                account.alert_level = level
         if opened:
             await self.connection.execute(
                 insert(accounts),
@@ -379,9 +366,13 @@ async def in_ledger(
 def same_content(row: Any, content_hash: str) -> Any:
     """The row that an idempotency key has written, or None; IDEMPOTENCY_CONFLICT for other content."""
     if row is not None and row.content_hash != content_hash:
-        raise BillingError(
-            UserErrorCode.IDEMPOTENCY_CONFLICT,
+        raise conflict(
             "This idempotency_key was used with other content: use a new key for a new operation.",
             "idempotency_key",
         )
     return row
+
+
+def conflict(message: str, field: str) -> BillingError:
+    """What was done once cannot be done again with other content."""
+    return BillingError(UserErrorCode.IDEMPOTENCY_CONFLICT, message, field)

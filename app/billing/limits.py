@@ -1,7 +1,7 @@
 """Spend limits: what one member of a mandate may spend in each period of the mandate's time zone."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
@@ -26,34 +26,23 @@ class SpendLimit:
 
     amount: Decimal
     period: PeriodType
-    spent: Decimal
-    """The member's cost of the period, as statistics count it."""
-    held: Decimal
+    first: date
+    end: date
+    """The local days of the current period: [first, end)."""
     resets_at: datetime
+    spent: Decimal = ZERO
+    """The member's cost of the period, as statistics count it."""
+    held: Decimal = ZERO
 
     @property
     def remaining(self) -> Decimal:
         return max(ZERO, self.amount - self.spent - self.held)
 
 
-@dataclass(frozen=True, slots=True)
-class Limited:
-    """A member's limit with the local days of its current period: [first, end)."""
-
-    amount: Decimal
-    period: PeriodType
-    first: date
-    end: date
-    resets_at: datetime
-
-    def standing(self, spent: Decimal, held: Decimal) -> SpendLimit:
-        return SpendLimit(self.amount, self.period, spent, held, self.resets_at)
-
-
-def limited(amount: Decimal, period: PeriodType, zone: ZoneInfo, now: datetime) -> Limited:
-    """The limit at an instant; it resets when a day begins in the mandate's time zone."""
+def unspent(amount: Decimal, period: PeriodType, zone: ZoneInfo, now: datetime) -> SpendLimit:
+    """The limit in the period of an instant; it resets when a day begins in the mandate's time zone."""
     first, end = current_period(period, now.astimezone(zone).date())
-    return Limited(amount, period, first, end, day_start(end, zone))
+    return SpendLimit(amount, period, first, end, day_start(end, zone))
 
 
 async def spend_limits(
@@ -77,28 +66,38 @@ async def spend_limits(
         )
     )
     found = {
-        (row.mandate_id, row.user_id): limited(
+        (row.mandate_id, row.user_id): unspent(
             row.spend_limit, row.spend_period, ZoneInfo(row.time_zone), row.now
         )
         for row in rows
     }
     wanted = {spender: found[spender] for spender in spenders if spender in found}
-    held = await held_by_spender(connection, wanted)
-    spent = await spent_by_spender(connection, wanted)
-    standing = {
-        spender: limit.standing(spent.get(spender, ZERO), held.get(spender, ZERO))
-        for spender, limit in wanted.items()
+    used = await with_use(connection, wanted)
+    return [used.get(spender) for spender in spenders]
+
+
+async def with_use(
+    connection: AsyncConnection, limits: Mapping[Spender, SpendLimit]
+) -> dict[Spender, SpendLimit]:
+    """The limits with what is held and spent of them now.
+
+    Held first: what is settled between the two statements, on an account that is not locked, counts
+    twice then, and never not at all.
+    """
+    if not limits:
+        return {}
+    held = await _held_by_spender(connection, limits)
+    spent = await _spent_by_spender(connection, limits)
+    return {
+        spender: replace(limit, spent=spent.get(spender, ZERO), held=held.get(spender, ZERO))
+        for spender, limit in limits.items()
     }
-    return [standing.get(spender) for spender in spenders]
 
 
-async def held_by_spender(
-    connection: AsyncConnection, spenders: Iterable[Spender]
+async def _held_by_spender(
+    connection: AsyncConnection, spenders: Collection[Spender]
 ) -> dict[Spender, Decimal]:
     """What is set aside for each, on all accounts of the mandate."""
-    spenders = set(spenders)
-    if not spenders:
-        return {}
     rows = await connection.execute(
         select(holds.c.mandate_id, holds.c.user_id, exact_sum(holds.c.amount))
         .where(
@@ -111,12 +110,10 @@ async def held_by_spender(
     return {(mandate_id, user_id): held for mandate_id, user_id, held in rows}
 
 
-async def spent_by_spender(
-    connection: AsyncConnection, limits: Mapping[Spender, Limited]
+async def _spent_by_spender(
+    connection: AsyncConnection, limits: Mapping[Spender, SpendLimit]
 ) -> dict[Spender, Decimal]:
     """The cost of each in the current period of their limit, from the roll-up."""
-    if not limits:
-        return {}
     together: dict[Any, list[str]] = {}
     for (mandate_id, user_id), limit in limits.items():
         together.setdefault((mandate_id, limit.first, limit.end), []).append(user_id)

@@ -1,7 +1,7 @@
 """The outbox: what is still to be told by e-mail and to webhooks. How it is sent is not decided here.
 
-A background job has no mandate, so what is due or too old is looked for across all of them, the only
-statements that do not name their mandate. Whatever becomes of one notice names it.
+A background job has no mandate, so what is due or too old is looked for across all of them, by
+statements that do not name one. Whatever becomes of one notice names its mandate.
 """
 
 from datetime import timedelta
@@ -33,10 +33,7 @@ async def next_due(database: Database, channel: Channel) -> Any:
 
 
 async def claim(database: Database, notice: Any, lease: timedelta) -> bool:
-    """Takes a notice for as long as `lease`; True for one alone of those who saw it due.
-
-    Whoever dies meanwhile leaves it due again.
-    """
+    """Leases a notice; True only for the one process that got it. Whoever dies leaves it due again."""
 
     async def unit(connection: AsyncConnection) -> bool:
         taken = await connection.execute(

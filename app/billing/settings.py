@@ -10,11 +10,18 @@ import pycountry
 from sqlalchemy import Select, func, literal, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.alerts import judge_again
+from app.billing.alerts import update_alert_levels
 from app.billing.audit import write_audit_event
-from app.billing.checks import check_email, check_text, difference, invalid, refuse_null
+from app.billing.checks import (
+    check_email,
+    check_limit,
+    check_text,
+    difference,
+    invalid,
+    refuse_null,
+)
 from app.billing.errors import BillingError, UserErrorCode
-from app.billing.funds import PAYING_ACCOUNT, check_limit, provider_allowed
+from app.billing.funds import PAYING_ACCOUNT, provider_allowed
 from app.billing.held import HAS_OPEN_HOLD
 from app.billing.models import AccountType, BillingModel, accounts, mandates, settings
 from app.billing.money import ZERO, check_amount
@@ -141,7 +148,7 @@ async def update_settings(
             .values(version=stored.version + 1, updated_at=now, **after)
         )
         if not _JUDGED_BY.isdisjoint(after):
-            await judge_again(connection, await read_terms(connection, mandate_id), now)
+            await update_alert_levels(connection, await read_terms(connection, mandate_id), now)
         await write_audit_event(
             connection,
             viewer,

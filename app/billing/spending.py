@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 
-from app.billing.accounts import BalanceView
+from app.billing.accounts import BalanceView, balances_by_user
 from app.billing.checks import check_name
 from app.billing.directory import no_such_member
 from app.billing.errors import BadInput, BillingError, Forbidden, SpendDenial, UserErrorCode
-from app.billing.funds import check_spend
+from app.billing.funds import provider_allowed
 from app.billing.ledger import Ledger, LockedAccount
 from app.billing.models import BillingModel
 from app.billing.money import ZERO, check_amount, format_decimal
@@ -33,17 +33,49 @@ def judge(
         member = ledger.members.get(user_id)
         if member is None or not member.may_spend:
             raise no_such_member()
-    account = ledger.account(ledger.payer(user_id))
-    check_spend(
-        ledger.terms,
-        ledger.funds(account),
-        enabled=account.enabled,
-        amount=amount,
-        provider=provider,
-        registered=registered,
-        limit=ledger.spend_limit(user_id) if user_id is not None else None,
-    )
+    terms, account = ledger.terms, ledger.paying_account(user_id)
+    if not account.enabled:
+        raise BillingError(UserErrorCode.ACCOUNT_DISABLED, "The account is disabled.")
+    if not provider_allowed(terms.allowed_providers, provider, registered):
+        raise BillingError(
+            UserErrorCode.PROVIDER_NOT_ALLOWED,
+            f"This mandate does not allow the provider {provider}."
+            if provider
+            else "This mandate allows named providers only: name one.",
+            "aicore_provider",
+        )
+    limit = ledger.spend_limit(user_id) if user_id is not None else None
+    if limit is not None and (limit.remaining <= ZERO or amount > limit.remaining):
+        raise BillingError(
+            UserErrorCode.SPEND_LIMIT_EXCEEDED,
+            f"{_too_much(amount, limit.remaining)} left of the member's limit of"
+            f" {format_decimal(limit.amount)} for the {limit.period.lower()}, which resets at"
+            f" {limit.resets_at:%Y-%m-%dT%H:%M:%SZ}.",
+            "amount",
+        )
+    available = ledger.funds(account).available
+    if available is None:
+        return account
+    if terms.billing_model == BillingModel.CREDIT_POSTPAY:
+        if amount > available:
+            raise BillingError(
+                UserErrorCode.CREDIT_LIMIT_EXCEEDED,
+                f"{_too_much(amount, available)} left of the credit limit.",
+                "amount",
+            )
+    elif terms.block_on_zero_balance and (available <= ZERO or amount > available):
+        raise BillingError(
+            UserErrorCode.INSUFFICIENT_FUNDS,
+            f"{_too_much(amount, available)} available: add credit first.",
+            "amount",
+        )
     return account
+
+
+def _too_much(amount: Decimal, left: Decimal) -> str:
+    if left <= ZERO:
+        return "Nothing is"
+    return f"{format_decimal(amount)} is more than the {format_decimal(left)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +120,10 @@ async def check_spending(
         elif user_id != viewer.user_id and not viewer.sees_every_mandate:
             raise Forbidden("userId names another user: only services check for others.")
         ledger = Ledger(connection, await read_terms(connection, mandate_id), locking=False)
-        if user_id is None and ledger.terms.billing_model == BillingModel.PREPAY_USER:
-            raise BadInput("userId is required: you have no balance of your own in this mandate.")
         await ledger.lock_spenders([user_id])
-    balance = _balance(ledger, user_id)
+        [balance] = await balances_by_user(connection, [(mandate_id, user_id)])
+    if balance is None:
+        raise BadInput("userId is required: you have no balance of your own in this mandate.")
     try:
         judge(ledger, user_id, amount, provider, registered)
     except BillingError as error:
@@ -99,22 +131,3 @@ async def check_spending(
             return None
         return SpendCheck(SpendDenial(error.code), error.message, balance)
     return SpendCheck(None, f"{format_decimal(amount)} may be spent now.", balance)
-
-
-def _balance(ledger: Ledger, user_id: str | None) -> BalanceView:
-    account = ledger.account(ledger.payer(user_id))
-    left = ledger.funds(account)
-    return BalanceView(
-        mandate_id=ledger.mandate_id,
-        user_id=account.user_id,
-        account_id=None if account.is_new else account.id,
-        billing_model=ledger.terms.billing_model,
-        currency=ledger.terms.currency,
-        balance=ZERO if account.is_new else account.balance,
-        held=ledger.held_on(account),
-        available=left.available,
-        credit_limit=left.credit_limit,
-        warning_threshold=left.warning_threshold,
-        is_warning=left.is_warning,
-        as_of=ledger.now,
-    )

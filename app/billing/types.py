@@ -100,7 +100,7 @@ class Instant(TypeDecorator[datetime]):
 
 
 NOW = select(func.statement_timestamp(type_=Instant())).scalar_subquery()
-"""The database's clock as the statement begins, the same throughout it."""
+"""The database's clock as the statement begins."""
 
 
 class Identifier(TypeDecorator[str]):

@@ -29,7 +29,7 @@ from app.billing.viewer import Viewer
 from app.database import Database
 
 MAX_EVENTS = 1000
-MAX_TOLD = 100
+MAX_LISTED = 100
 """Rejected events that one notice lists; it counts them all."""
 
 
@@ -153,7 +153,7 @@ async def _book(
     if imported:
         await _audit_import(ledger, viewer, results.values())
     else:
-        await _tell_of_rejections(ledger, batch, results)
+        await _notify_rejections(ledger, batch, results)
     return results
 
 
@@ -163,7 +163,7 @@ def _paying_account(ledger: Ledger, event: UsageEvent, registered: Sequence[str]
         return judge(ledger, event.user_id, event.amount, event.aicore_provider, registered)
     if event.user_id not in ledger.members:
         raise no_such_member()
-    return ledger.account(ledger.payer(event.user_id))
+    return ledger.paying_account(event.user_id)
 
 
 async def _audit_import(ledger: Ledger, viewer: Viewer, results: Iterable[UsageResult]) -> None:
@@ -183,7 +183,7 @@ async def _audit_import(ledger: Ledger, viewer: Viewer, results: Iterable[UsageR
     )
 
 
-async def _tell_of_rejections(
+async def _notify_rejections(
     ledger: Ledger, batch: Mapping[int, UsageEvent], results: Mapping[int, UsageResult]
 ) -> None:
     """One notice a batch, while few enough wait; an import reports its rejected rows itself."""
@@ -199,9 +199,9 @@ async def _tell_of_rejections(
             "code": error.code,
             "message": error.message,
         }
-        for event, error in rejected[:MAX_TOLD]
+        for event, error in rejected[:MAX_LISTED]
     ]
-    ledger.tell(kind, {"count": len(rejected), "events": events})
+    ledger.notify(kind, {"count": len(rejected), "events": events})
 
 
 def _content(event: UsageEvent) -> dict[str, Any]:

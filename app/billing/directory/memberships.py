@@ -10,10 +10,9 @@ from sqlalchemy import and_, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
-from app.billing.checks import difference, refuse_null
+from app.billing.checks import check_limit, difference, refuse_null
 from app.billing.directory.users import users_by_id
 from app.billing.errors import BillingError, UserErrorCode
-from app.billing.funds import check_limit
 from app.billing.models import (
     MembershipRole,
     PeriodType,

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, exists, func, literal, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.corrections import REVERSIBLE
 from app.billing.models import HoldStatus, ReferenceType, TransactionType, holds, transactions
 from app.billing.money import format_decimal
 from app.billing.verify.check import LedgerCheck, stream
@@ -59,7 +60,7 @@ async def verify_holds(connection: AsyncConnection, check: LedgerCheck) -> None:
 
 async def verify_reversals(connection: AsyncConnection, check: LedgerCheck) -> None:
     """A reversal is the opposite of one transaction of its account, which no other one undoes."""
-    final = _other.reference_type.in_([_REVERSAL, _TRANSFER])
+    final = _other.reference_type.not_in(REVERSIBLE)
     await _verify_links(
         connection,
         check,
@@ -129,7 +130,7 @@ async def _verify_links(
     missing: str,
     pairs: _Pairs,
 ) -> None:
-    """Reads only the transactions of which something is wrong; what is missing is said alone."""
+    """Reads only the faulty transactions. Where the other end is missing, that alone is reported."""
     linked = and_(end.mandate_id == _this.mandate_id, end.id == named)
     query = (
         select(
