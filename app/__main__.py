@@ -97,16 +97,21 @@ def _command(name: str | None = None) -> Callable[[_Work], _Work]:
 @asynccontextmanager
 async def _migrated(settings: Settings) -> AsyncIterator[Database]:
     """The database, at the revision this program needs."""
-    url = make_url(settings.database_url)
-    if url.get_backend_name() == "sqlite" and not Path(str(url.database)).exists():
-        # To connect would create an empty one, wherever the command happens to run.
-        raise _Failure(
-            f"There is no database {Path(str(url.database)).absolute()}: run `billing migrate` to"
-            " create it, or set BILLING_DATABASE_URL."
-        )
+    _check_there(settings)
     async with Database(settings.database_url) as database:
         await migrate.check_revision(database)
         yield database
+
+
+def _check_there(settings: Settings) -> None:
+    """To connect to SQLite would create an empty database, wherever the command happens to run."""
+    url = make_url(settings.database_url)
+    file = Path(str(url.database)).absolute()
+    if url.get_backend_name() == "sqlite" and not file.exists():
+        raise _Failure(
+            f"There is no database {file}: run `billing migrate` to create it, or set"
+            " BILLING_DATABASE_URL."
+        )
 
 
 @contextmanager

@@ -62,6 +62,8 @@ class Database:
         address = make_url(url)
         address = address.set(drivername=_DRIVERS.get(address.drivername, address.drivername))
         self.is_sqlite = address.get_backend_name() == "sqlite"
+        self.long_work = asyncio.Semaphore(2)
+        """For what keeps a connection for long: a few at a time leave the others theirs."""
         if self.is_sqlite:
             options: dict[str, Any] = {
                 "connect_args": {"timeout": BUSY_SECONDS, "async_creator_fn": _open_sqlite}

@@ -40,12 +40,14 @@ GRACE_SECONDS = 5.0
 """How long the end of the server waits for a delivery under way: cut off, it would be sent twice."""
 
 _EXPECTED = (aiosmtplib.SMTPException, httpx.HTTPError, OSError)
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _SUBJECTS = {
     NoticeType.BALANCE_WARNING: "Balance is low",
     NoticeType.BALANCE_DEPLETED: "Nothing is left",
 }
 
 logger = logging.getLogger("billing.dispatcher")
+logging.getLogger("httpx").setLevel(logging.WARNING)  # it tells addresses, which may hold a secret
 
 _templates = Environment(
     loader=PackageLoader("app"),
@@ -165,7 +167,9 @@ async def _post(client: httpx.AsyncClient, url: str, signer: Webhook, notice: An
         "webhook-signature": signer.sign(notice.id, now, body),
     }
     async with asyncio.timeout(DELIVERY_SECONDS):
-        response = await client.post(url, content=body, headers=headers)
+        # What the receiver says is not read: it may be of any size.
+        async with client.stream("POST", url, content=body, headers=headers) as response:
+            pass
     if not response.is_success:  # raise_for_status would tell the address, which may hold a secret
         raise NotAccepted(f"HTTP {response.status_code}")
 
@@ -182,6 +186,7 @@ async def _mail(database: Database, url: httpx.URL, notice: Any) -> None:
         username=url.username or None,
         password=url.password or None,
         use_tls=url.scheme == "smtps",
+        start_tls=True if _needs_tls(url) else None,  # None: if the server offers it
         timeout=DELIVERY_SECONDS,
     )
     try:
@@ -192,8 +197,9 @@ async def _mail(database: Database, url: httpx.URL, notice: Any) -> None:
             taken = _as_taken(terms.notify_emails, client.supports_extension("smtputf8"))
             if not taken:
                 raise NotAccepted("the mail server takes ASCII addresses alone")
-            message = _alert(notice, terms, mail_sender(url), taken)
-            refused, _ = await client.send_message(message)
+            sender = mail_sender(url)
+            message = _alert(notice, terms, sender, taken)
+            refused, _ = await client.send_message(message, sender=sender, recipients=taken)
         with suppress(aiosmtplib.SMTPException):  # the message has arrived, whatever comes now
             await client.quit(timeout=1)
     finally:
@@ -209,10 +215,19 @@ async def _mail(database: Database, url: httpx.URL, notice: Any) -> None:
         )
 
 
+def _needs_tls(url: httpx.URL) -> bool:
+    """A password never leaves this machine in clear, whatever a server or who is in between offers."""
+    return url.scheme == "smtp" and bool(url.username) and url.host not in _THIS_MACHINE
+
+
 def _as_taken(addresses: Sequence[str], international: bool) -> list[str]:
     """The addresses that a mail server takes: domains in ASCII, and all else too unless `international`."""
     found = [validate_email(a, check_deliverability=False).ascii_email or a for a in addresses]
-    return [address for address in found if international or address.isascii()]
+    return [
+        address
+        for address in found
+        if (international or address.isascii()) and "=?" not in address  # no encoded words
+    ]
 
 
 def _alert(notice: Any, terms: Any, sender: str, recipients: Sequence[str]) -> EmailMessage:
@@ -234,7 +249,9 @@ def _alert(notice: Any, terms: Any, sender: str, recipients: Sequence[str]) -> E
     message = EmailMessage()
     message["From"] = sender
     message["To"] = ", ".join(recipients)
-    message["Subject"] = subject
+    message["Subject"] = subject.replace(
+        "=?", "= ?"
+    )  # else it would be decoded, line breaks and all
     message["Date"] = format_datetime(datetime.now(UTC))
     message["Message-ID"] = f"<{notice.id}@{sender.rpartition('@')[2]}>"
     message["Auto-Submitted"] = "auto-generated"

@@ -45,7 +45,8 @@ class TransferCreditInput:
         description="Whose account gives: a user who is or was in the mandate.", default=None
     )
     to_user_id: strawberry.ID | None = strawberry.field(
-        description="Whose account receives: a user of the mandate.", default=None
+        description="Whose account receives: a user of the mandate, or one who has left, up to what they owe.",
+        default=None,
     )
     amount: Decimal = strawberry.field(
         description="More than 0 and at most 1,000,000, and no more than the giving account has and does not hold."

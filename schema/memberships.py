@@ -30,7 +30,7 @@ class SpendLimit:
     )
     held: Decimal = strawberry.field(description="Set aside by the member's open holds.")
     remaining: Decimal = strawberry.field(
-        description="What may still be spent: the limit less what is spent and held, never below 0."
+        description="What may still be spent: the limit less what is spent and held; never below 0, and never above the limit where reversals have taken back more than was spent."
     )
     resets_at: datetime = strawberry.field(
         description="When the next period begins: a midnight of the mandate's time zone."

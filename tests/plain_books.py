@@ -258,13 +258,15 @@ class PlainBooks:
         open_ = [hold for hold in self.holds.values() if hold.status == "OPEN"]
         return sum((hold.amount for hold in open_ if hold.content.user_id == user), ZERO)
 
-    def spent_by(self, user: str, period: PeriodType) -> Decimal:
+    def spent_by(self, user: str, period: PeriodType, within: date | None = None) -> Decimal:
+        """The member's cost of the period that the day is within; today's where none is given."""
+        within = within or TODAY
         length = SHOWN[period]
         return sum(
             (
                 cost
                 for (day, spender, *_), (cost, _) in self.days().items()
-                if spender == user and day.isoformat()[:length] == TODAY.isoformat()[:length]
+                if spender == user and day.isoformat()[:length] == within.isoformat()[:length]
             ),
             ZERO,
         )
@@ -334,8 +336,10 @@ class PlainBooks:
 
     # Spending
 
-    def spend(self, user: str, amount: Decimal, provider: str | None) -> PlainAccount:
-        """The account that pays, if it may and can."""
+    def spend(
+        self, user: str, amount: Decimal, provider: str | None, day: date | None = None
+    ) -> PlainAccount:
+        """The account that pays, if it may and can; `day` is that of the call."""
         if not self.members.get(user):
             raise Refused("NOT_FOUND")
         account = self.payer(user)
@@ -348,7 +352,7 @@ class PlainBooks:
             is_allowed = provider in (PROVIDERS if allowed is None else allowed)
         if not is_allowed:
             raise Refused("PROVIDER_NOT_ALLOWED")
-        remaining = self.remaining(user)
+        remaining = self.remaining(user, day)
         if remaining is not None and (remaining <= 0 or amount > remaining):
             raise Refused("SPEND_LIMIT_EXCEEDED")
         left = self.available(account, self.held(account))
@@ -360,12 +364,13 @@ class PlainBooks:
             raise Refused("CREDIT_LIMIT_EXCEEDED")
         return account
 
-    def remaining(self, user: str) -> Decimal | None:
-        """What is left of a member's limit."""
+    def remaining(self, user: str, day: date | None = None) -> Decimal | None:
+        """What is left of a member's limit; what was taken back of another period raises none."""
         if user not in self.limits:
             return None
         limit, period = self.limits[user]
-        return max(ZERO, limit - self.spent_by(user, period) - self.held_by(user))
+        spent = max(ZERO, self.spent_by(user, period, day))
+        return max(ZERO, limit - spent - self.held_by(user))
 
     def left_to(self, user: str) -> Decimal | None:
         """The most that may be spent; None is without limit."""
@@ -453,7 +458,7 @@ class PlainBooks:
         check_amount(event.amount, zero=True)
         day = day_of(event.occurred_at)
         if event.mode == UsageMode.REQUIRE_FUNDS:
-            account = self.spend(event.user_id, event.amount, event.aicore_provider)
+            account = self.spend(event.user_id, event.amount, event.aicore_provider, day)
         elif event.user_id not in self.members:
             raise Refused("NOT_FOUND")
         else:
@@ -490,9 +495,11 @@ class PlainBooks:
             raise Refused("INVALID")
         if transfer.giver is not None and transfer.giver not in self.members:
             raise Refused("NOT_FOUND")
-        if transfer.receiver is not None and not self.members.get(transfer.receiver):
-            raise Refused("NOT_FOUND")
         giver, receiver = self.account(side(transfer.giver)), self.account(side(transfer.receiver))
+        if transfer.receiver is not None and not self.members.get(transfer.receiver):
+            owes = receiver.owner in self.accounts and receiver.balance + transfer.amount <= 0
+            if transfer.receiver not in self.members or not owes:
+                raise Refused("NOT_FOUND")
         self._check_unheld(giver, transfer.amount)
         debit = self._keep(giver).add(
             "DEBIT", "TRANSFER", transfer.amount, transfer.giver, key=transfer.idempotency_key

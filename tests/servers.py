@@ -17,11 +17,19 @@ import httpx
 from sqlalchemy import func, select
 
 from app.auth import issue_token
-from app.billing.models import HoldStatus, UserKind, accounts, daily_usage, holds, transactions
+from app.billing.models import (
+    BillingModel,
+    HoldStatus,
+    UserKind,
+    accounts,
+    daily_usage,
+    holds,
+    transactions,
+)
 from app.billing.verify import verify_ledger
 from app.config import Settings
 from app.database import Database
-from tests.world import add_user, balances, fresh, ledger_rows, read_rows
+from tests.world import add_mandate, add_user, balances, fresh, ledger_rows, read_rows
 
 Request = tuple[str, str, dict[str, Any]]
 """Who asks, the document and its variables."""
@@ -91,7 +99,7 @@ class Server:
     def stop(self) -> None:
         self._process.terminate()
         try:
-            self._process.wait(20)
+            self._process.wait(30)
         finally:
             self._process.kill()
             self._process.wait(10)
@@ -127,7 +135,7 @@ def verify_by_command(database_url: str) -> str:
         env=_environment(database_url),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     return "" if done.returncode == 0 else done.stdout + done.stderr
 
@@ -139,6 +147,19 @@ async def inhabited(database_url: str) -> AsyncIterator[Database]:
         await add_user(database, "gateway", kind=UserKind.SERVICE)
         await add_user(database, "root", is_sys_admin=True)
         yield database
+
+
+async def add_rich_mandate(database: Database, users: Sequence[str] = ("alice", "bob")) -> str:
+    """A mandate under PREPAY_USER whose users want for nothing."""
+    mandate_id = fresh("acme")
+    await add_mandate(
+        database,
+        mandate_id,
+        BillingModel.PREPAY_USER,
+        users=users,
+        default_user_credit=Decimal(1_000_000),
+    )
+    return mandate_id
 
 
 class Servers:

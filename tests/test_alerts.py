@@ -38,6 +38,7 @@ from tests.world import (
     record,
     release,
     reverse,
+    run_sql,
     settle,
     spend,
     transfer,
@@ -58,7 +59,7 @@ async def told(database: Database) -> list[str]:
     return sorted(found)
 
 
-async def levels(database: Database, mandate_id: str = MANDATE) -> dict[str | None, str]:
+async def levels(database: Database, mandate_id: str = MANDATE) -> dict[str | None, str | None]:
     """The stored level of each account, by its user."""
     rows = await read_rows(database, accounts, mandate_id=mandate_id)
     return {row.user_id: row.alert_level for row in rows}
@@ -329,6 +330,21 @@ async def test_another_mandate_is_not_judged(database: Database) -> None:
     [notice] = await notices(database)
     assert (notice.mandate_id, notice.data["mandateId"]) == (MANDATE, MANDATE)
     assert await levels(database, OTHER_MANDATE) == {None: "NONE"}
+
+
+async def test_an_account_from_before_levels_were_kept(database: Database) -> None:
+    """It is told what it comes to, not where it stood."""
+    await add_mandate(database, model=PREPAY_USER, users=["alice", "bob"])
+    await use(database, 5)
+    await use(database, "9.5", user_id="bob")
+    await run_sql(database, "UPDATE account SET alert_level = NULL")
+    assert await use(database, 0, user_id="bob") == []
+    assert await levels(database) == {"alice": None, "bob": "WARNING"}
+    assert await use(database, "0.5", user_id="bob") == [DEPLETED]
+    assert await use(database, 4) == [WARNING]
+    await run_sql(database, "UPDATE account SET alert_level = NULL")
+    assert await change(database, warning_threshold_percent=Decimal(20)) == []
+    assert await levels(database) == {"alice": "WARNING", "bob": "EMPTY"}
 
 
 # What is told, and where

@@ -182,7 +182,7 @@ async def test_service_settles_a_hold(database: Database, api: Api) -> None:
     before = await dump(database)
     assert await made(api, SETTLE, **(given | {"amount": "9.250"})) == payload
     assert await refused(api, SETTLE, **(given | {"description": "Other"})) == (
-        *("IDEMPOTENCY_CONFLICT", ["idempotencyKey"]),
+        *("IDEMPOTENCY_CONFLICT", ["holdId"]),
     )
     assert await refused(api, RELEASE, **this(hold_id)) == ("HOLD_NOT_OPEN", ["holdId"])
     assert await dump(database) == before
@@ -297,7 +297,7 @@ async def test_member_asks_for_oneself(database: Database, api: Api) -> None:
         assert found == {
             "allowed": False,
             "denial": "INSUFFICIENT_FUNDS",
-            "message": "10.000000001 cannot be paid from the 10 available: add credit first.",
+            "message": "10.000000001 is more than the 10 available: add credit first.",
             "balance": left,
         }
     assert await dump(database) == before

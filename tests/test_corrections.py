@@ -671,6 +671,22 @@ async def test_who_has_left_gives_and_does_not_receive(database: Database) -> No
         assert await refused(database, change) == ("NOT_FOUND", ("from_user_id",))
 
 
+async def test_who_has_left_receives_what_they_owe(database: Database) -> None:
+    """Else the money that is owed could never be settled, nor the model be changed."""
+    await add_mandate(database, model=PREPAY_USER, users=["alice", "left", "new"])
+    await use(database, 15, user_id="left")
+    for user_id in ("left", "new"):
+        await remove_membership(database, OPERATOR, MANDATE, user_id)
+    for amount, user_id in (("5.000000001", "left"), (1, "new")):
+        change = transfer(database, amount, "alice", user_id)
+        assert await refused(database, change) == ("NOT_FOUND", ("to_user_id",))
+    await transfer(database, 2, "alice", "left")
+    await transfer(database, 3, "alice", "left")
+    change = transfer(database, "0.000000001", "alice", "left")
+    assert await refused(database, change) == ("NOT_FOUND", ("to_user_id",))
+    assert await balances(database) == {"alice": 5, "left": 0}
+
+
 @pytest.mark.parametrize("user_id", ["alice", "nobody", None])
 async def test_a_transfer_needs_two_accounts(database: Database, user_id: str | None) -> None:
     await add_mandate(database, model=PREPAY_USER)

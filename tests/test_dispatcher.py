@@ -119,7 +119,7 @@ async def test_mail_says_all_in_text_and_html(database: Database, bound: socket.
     message = mail.message
     assert message["From"] == "billing@example.com"
     assert message["To"] == "ada@example.com, bob@example.com"
-    assert message["Subject"] == "Balance is low: Acme (acme)"
+    assert message["Subject"] == "Balance is low: Acme (acme), user alice"
     assert message["Message-ID"] == f"<{notice_id}@example.com>"
     assert message["Date"].datetime.utcoffset() == timedelta(0)
     assert message.get_content_type() == "multipart/alternative"
@@ -224,14 +224,32 @@ async def test_a_hostile_name_stays_a_name(database: Database, bound: socket.soc
     async with mail_server(bound) as server, dispatching(by_mail(bound), database):
         await until_sent(database)
     long, mail = server.mails
-    assert long.message["Subject"].endswith("x" * 1000 + " (acme)")
+    assert long.message["Subject"].endswith("x" * 1000 + " (acme), user alice")
     assert mail.recipients == ["ada@example.com"]
     assert "Bcc" not in mail.message
-    assert mail.message["Subject"] == f"Balance is low: {HARMLESS}"
+    assert mail.message["Subject"] == f"Balance is low: {HARMLESS}, user alice"
     assert f"\nMandate:            {HARMLESS}\n" in mail.part("plain")
     html = mail.part("html")
     assert "<script" not in html
     assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; {{ 7 * 7 }}" in html
+
+
+@pytest.mark.usefixtures("mandate")
+@pytest.mark.parametrize(
+    "name",
+    ["=?utf-8?q?=0D=0AReply-To:_eve=40example.org=0D=0A=0D=0APay_eve?=", "=?utf-7?q?+2AA-?="],
+)
+async def test_an_encoded_word_in_a_name_is_no_header(
+    database: Database, bound: socket.socket, name: str
+) -> None:
+    await put(database, mandateName=name)
+    async with mail_server(bound) as server, dispatching(by_mail(bound), database):
+        await until_sent(database)
+    [mail] = server.mails
+    assert (
+        mail.message["Subject"] == f"Balance is low: {name.replace('=?', '= ?')} (acme), user alice"
+    )
+    assert "Reply-To" not in mail.message
 
 
 @pytest.mark.usefixtures("mandate")

@@ -595,7 +595,7 @@ async def test_settled_again_it_is_the_first_transaction(database: Database) -> 
     ]
     for change in changes:
         wrong = settle(database, hold_id, **({"amount": "2.5", **given} | change))
-        assert await refused(database, wrong) == CONFLICT, change
+        assert await refused(database, wrong) == ("IDEMPOTENCY_CONFLICT", ("hold_id",)), change
     assert await dump(database) == before
 
 

@@ -36,7 +36,7 @@ async def post(
     """Posts to the account that pays for the user, in one unit."""
 
     async def work(ledger: Ledger) -> list[SimpleNamespace]:
-        await ledger.lock_spenders([user_id])
+        await ledger.lock_spenders([(user_id, None)])
         return [
             ledger.post(
                 ledger.account(ledger.payer(user_id)),
@@ -175,7 +175,7 @@ async def test_an_account_to_which_nothing_was_posted_is_not_opened(database: Da
     before = await dump(database)
 
     async def work(ledger: Ledger) -> None:
-        await ledger.lock_spenders(["alice"])
+        await ledger.lock_spenders([("alice", None)])
         assert ledger.funds(ledger.account(ledger.payer("alice"))).available == 10
 
     await in_ledger(database, MANDATE, work)
@@ -197,7 +197,7 @@ async def test_an_error_after_posting_writes_nothing(database: Database) -> None
     before = await dump(database)
 
     async def work(ledger: Ledger) -> None:
-        await ledger.lock_spenders(["alice"])
+        await ledger.lock_spenders([("alice", None)])
         account = ledger.account(ledger.payer("alice"))
         ledger.post(account, DEBIT, USAGE, Decimal(1), description="Test")
         await ledger.write()
@@ -339,7 +339,7 @@ async def test_an_account_is_locked_by_one_unit_at_a_time(
     order: list[str] = []
 
     async def work(ledger: Ledger, name: str) -> None:
-        await ledger.lock_spenders(["alice"])
+        await ledger.lock_spenders([("alice", None)])
         order.append(name)
         await asyncio.sleep(0.1)
         order.append(name)

@@ -360,6 +360,32 @@ async def test_each_event_sees_the_events_before_it(database: Database) -> None:
     assert await figures(database, "bob") == (10, 0, 0)
 
 
+async def test_a_call_is_judged_in_the_period_in_which_it_occurred(database: Database) -> None:
+    """Each day has its own limit, whenever it is booked; what is held counts on every day."""
+    await add_mandate(database)
+    await limit(database, 10)
+    today = datetime.now(UTC)
+    days = [today - timedelta(days=back) for back in (0, 2, 34)]
+    await record(database, usage_event(7, occurred_at=days[1]))
+    await hold(database, 1)
+    batch = [
+        (spend("2.000000001", occurred_at=days[1]), LIMIT),
+        (spend(9), RECORDED),
+        (spend(1, occurred_at=days[1]), RECORDED),
+        (spend(9, occurred_at=days[2]), RECORDED),
+        (spend(NANO, occurred_at=days[2]), LIMIT),
+        (spend(1, occurred_at=days[1]), RECORDED),
+        (spend(0, occurred_at=days[1]), LIMIT),
+        (spend(NANO, occurred_at=days[0]), LIMIT),
+        (spend(1, occurred_at=today - timedelta(days=36)), "INVALID"),
+        (spend(1, occurred_at=datetime(1, 1, 1, tzinfo=UTC)), "INVALID"),
+        (spend(1, occurred_at=datetime.max.replace(tzinfo=UTC)), "INVALID"),
+    ]
+    results = await record(database, *(event for event, _ in batch))
+    assert outcomes(results) == [expected for _, expected in batch]
+    assert await figures(database) == (9, 1, 0)
+
+
 async def test_what_is_recorded_counts_and_is_never_refused(database: Database) -> None:
     await add_mandate(database)
     await limit(database, 5)
@@ -441,6 +467,20 @@ async def test_what_is_spent_is_what_statistics_count(database: Database) -> Non
     await reverse(database, row.id)
     assert (await standing(database)).spent == (await total(database, YEAR, year))[0]
     assert await figures(database) == (2, 0, 8)
+
+
+async def test_what_is_taken_back_of_an_earlier_period_raises_no_limit(
+    database: Database,
+) -> None:
+    await add_mandate(database)
+    await limit(database, 10)
+    old = usage_event(4, occurred_at=datetime.now(UTC) - timedelta(days=3))
+    [result] = await record(database, old)
+    await reverse(database, result.transaction.id)
+    assert await figures(database) == (-4, 0, 10)
+    await hold(database, 3)
+    assert await figures(database) == (-4, 3, 7)
+    assert await spends(database, "7.000000001", 7) == [LIMIT, RECORDED]
 
 
 async def read_of(database: Database, event: UsageEvent) -> list[Any]:
@@ -559,7 +599,7 @@ async def test_a_limit_over_graphql(database: Database, api: Api) -> None:
 async def test_many_limits_take_as_many_selects_as_one(database: Database, api: Api) -> None:
     await add_people(database)
     counts = []
-    for users in (["u0"], [f"u{place}" for place in range(1, 30)]):
+    for users in ([f"u{place}" for place in range(3)], [f"u{place}" for place in range(3, 30)]):
         for place, user_id in enumerate(users):
             wanted = {"amount": Decimal(place + 5), "period": list(PeriodType)[place % 3]}
             await add_member(database, user_id, spend_limit=wanted)
@@ -572,5 +612,29 @@ async def test_many_limits_take_as_many_selects_as_one(database: Database, api: 
     assert len(limits) == 32
     assert limits["ada"] is limits["alice"] is None
     assert {wanted["spent"] for wanted in limits.values() if wanted} == {"1"}
-    assert (limits["u29"]["held"], limits["u29"]["remaining"]) == ("2", "30")
-    assert counts[0] == counts[1] <= 6
+    assert (limits["u29"]["held"], limits["u29"]["remaining"]) == ("2", "28")
+    assert counts[0] == counts[1] <= 8  # one for each period
+
+
+async def test_limits_in_many_mandates_take_as_many_selects_as_in_one(
+    database: Database, api: Api
+) -> None:
+    await add_people(database)
+    wanted = {"amount": Decimal(5), "period": MONTH}
+    counts = []
+    for mandate_ids in (["m0"], [f"m{place}" for place in range(1, 20)]):
+        for place, mandate_id in enumerate(mandate_ids):
+            await add_mandate(database, mandate_id, users=())
+            await add_member(database, "alice", mandate_id, spend_limit=wanted)
+            await record(database, usage_event(f"0.{place + 1:02}", mandate_id=mandate_id))
+        with statements() as sent:
+            viewer = await api.read(
+                "alice", f"{{ viewer {{ memberships {{ mandate {{ id }} {SHOWN} }} }} }}"
+            )
+        counts.append(len(sent))
+    shown = {item["mandate"]["id"]: item["spendLimit"] for item in viewer["memberships"]}
+    assert shown.pop(MANDATE) is None
+    assert {item["spent"] for item in shown.values()} == {
+        f"0.{place + 1:02}".rstrip("0") for place in range(19)
+    }
+    assert counts[0] == counts[1] <= 7

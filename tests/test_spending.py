@@ -215,7 +215,7 @@ async def test_it_says_what_is_so(database: Database) -> None:
     await add_mandate(database, model=PREPAY_USER, allowed_providers=["azure"])
     for amount, provider, message in (
         ("2.50", "azure", "2.5 may be spent now."),
-        (11, "azure", "11 cannot be paid from the 10 available: add credit first."),
+        (11, "azure", "11 is more than the 10 available: add credit first."),
         (1, "openai", "This mandate does not allow the provider openai."),
         (1, None, "This mandate allows named providers only: name one."),
     ):
@@ -240,7 +240,7 @@ async def test_it_waits_for_nobody(database: Database) -> None:
     await record(database, usage_event(1))
 
     async def work(ledger: Ledger) -> SpendCheck | None:
-        await ledger.lock_spenders(["alice"])
+        await ledger.lock_spenders([("alice", None)])
         return await asyncio.wait_for(ask(database, 9), 5)
 
     check = await in_ledger(database, MANDATE, work)

@@ -27,6 +27,7 @@ from app.billing.errors import BillingError
 from app.billing.holds import NewHold, create_hold, expire_holds, holds_by_id
 from app.billing.limits import spend_limits
 from app.billing.models import (
+    BillingModel,
     PeriodType,
     accounts,
     daily_usage,
@@ -41,6 +42,7 @@ from app.database import Database
 from tests.plain_books import (
     NANO,
     NOW,
+    PAYS,
     RUNNING_TOTAL,
     ZERO,
     ZONE,
@@ -114,6 +116,7 @@ fine = st.one_of(
 edges = st.sampled_from([ALL, TOO_MUCH])
 odd = st.sampled_from([ZERO, -NANO, 1_000_000 + NANO])
 amounts = weighted((10, fine), (5, edges), (1, odd))
+with_zero = weighted((5, amounts), (1, st.just(ZERO)))
 takings = weighted((4, fine), (3, edges), (2, st.just(Decimal(30))), (1, odd))
 people = st.sampled_from([*["alice"] * 6, "bob", "bob", "carol", "nobody", "bob", *["alice"] * 6])
 keys = st.sampled_from([*[""] * 6, "one", "two", *[""] * 6])
@@ -143,6 +146,13 @@ class Close:
 
 
 @dataclass(frozen=True)
+class Switch:
+    """To another model, once nothing but holds stands in its way."""
+
+    model: BillingModel
+
+
+@dataclass(frozen=True)
 class Undo:
     """The transaction in that place."""
 
@@ -162,7 +172,7 @@ calls = st.builds(
     UsageEvent,
     mandate_id=st.just(""),
     user_id=people,
-    amount=amounts,
+    amount=with_zero,
     idempotency_key=keys,
     mode=st.sampled_from([UsageMode.REQUIRE_FUNDS, UsageMode.RECORD, UsageMode.REQUIRE_FUNDS]),
     workflow_id=names,
@@ -171,7 +181,7 @@ calls = st.builds(
     aicore_model=names,
     occurred_at=times,
 )
-batches = st.lists(calls, min_size=1, max_size=3)
+batches = st.lists(calls, min_size=1, max_size=4)
 new_holds = st.builds(
     NewHold,
     mandate_id=st.just(""),
@@ -183,8 +193,13 @@ new_holds = st.builds(
     feature_code=names,
     aicore_provider=providers,
 )
+checks = st.builds(
+    lambda new, amount: Check(replace(new, amount=amount)),
+    new_holds,
+    with_zero,
+)
 settlements = st.builds(
-    Settlement, amounts, aicore_provider=providers, aicore_model=names, occurred_at=times
+    Settlement, with_zero, aicore_provider=providers, aicore_model=names, occurred_at=times
 )
 other_ends = [
     "settle again",
@@ -241,7 +256,7 @@ account_changes = st.fixed_dictionaries(
 steps = weighted(
     (2, st.builds(Close, places, settlements)),
     (3, batches),
-    (1, st.builds(Check, new_holds)),
+    (1, checks),
     (6, new_holds),
     (3, st.builds(Close, places, st.sampled_from(other_ends))),
     (3, moves),
@@ -250,9 +265,10 @@ steps = weighted(
     (1, st.just("prove")),
     (2, st.builds(Again, places, st.sampled_from([False, True, False]))),
     (3, st.builds(SetTerms, next_terms)),
+    (1, st.builds(Switch, models)),
     (2, st.builds(SetAccount, places, account_changes)),
-    (1, st.builds(SetLimit, people, member_limits, st.sampled_from(PeriodType))),
-    (2, st.builds(Join, st.sampled_from(["bob", "alice", "carol", "nobody", "bob"]))),
+    (2, st.builds(SetLimit, people, member_limits, st.sampled_from(PeriodType))),
+    (2, st.builds(Join, st.sampled_from(["alice", "carol", "nobody", "bob", "alice"]))),
     (1, st.builds(Leave, st.sampled_from(["bob", "alice", "nobody", "carol", "bob"]))),
 )
 
@@ -314,6 +330,8 @@ class Spending(RuleBasedStateMachine):
                 self.ask(Reversal(rows[-1 - place % len(rows)] if rows else None, self.key(key)))
             case Move() | Transfer():
                 self.ask(self.resolved(step))
+            case Switch(model):
+                self.switch(model)
             case "prove":
                 assert self.runner.run(prove(self.database, self.mandate_id)).mismatches == []
             case Again(place, is_other):
@@ -328,10 +346,13 @@ class Spending(RuleBasedStateMachine):
         return key or next(self.own_keys)
 
     def spend(self, wanted: UsageEvent | NewHold) -> dict[str, Any]:
+        left = self.books.left_to(wanted.user_id)
+        if isinstance(wanted, UsageEvent) and wanted.mode == UsageMode.RECORD:
+            left = self.books.payer(wanted.user_id).balance
         return {
             "mandate_id": self.mandate_id,
             "idempotency_key": self.key(wanted.idempotency_key),
-            "amount": edge(wanted.amount, self.books.left_to(wanted.user_id)),
+            "amount": edge(wanted.amount, left),
         }
 
     def resolved(self, wanted: Move | Transfer) -> Move | Transfer:
@@ -343,8 +364,14 @@ class Spending(RuleBasedStateMachine):
             if isinstance(wanted, Move)
             else self.books.account(side(wanted.giver))
         )
-        amount = edge(wanted.amount, account.balance - self.books.held(account))
-        return replace(wanted, amount=amount, idempotency_key=self.key(wanted.idempotency_key))
+        there = account.balance - self.books.held(account)
+        if isinstance(wanted, Move) and wanted.kind == "CREDIT":
+            there = -account.balance
+        return replace(
+            wanted,
+            amount=edge(wanted.amount, there),
+            idempotency_key=self.key(wanted.idempotency_key),
+        )
 
     # What is asked of the program
 
@@ -372,8 +399,10 @@ class Spending(RuleBasedStateMachine):
 
         self.agree("batch", work, predict)
         if all(each.mode == UsageMode.REQUIRE_FUNDS for each in batch):
-            taken = zip(batch, words, strict=True)
-            self.check_covered([each.user_id for each, word in taken if word == "RECORDED"])
+            taken = [call for call, word in zip(batch, words, strict=True) if word == "RECORDED"]
+            self.check_covered([call.user_id for call in taken])
+            # One of another day is judged by the limit of its own period.
+            self.check_within_limit([call.user_id for call in taken if not call.occurred_at])
 
     def ask(self, request: Correction) -> None:
         named: dict[str, Any] = {"mandate_id": self.mandate_id, "key": request.idempotency_key}
@@ -421,6 +450,7 @@ class Spending(RuleBasedStateMachine):
         answer = self.agree("hold", lambda: self.create(new), lambda: self.books.hold(new))
         if is_new and isinstance(answer, PlainHold):
             self.check_covered([new.user_id])
+            self.check_within_limit([new.user_id])
 
     async def create(self, new: NewHold) -> str:
         return (await create_hold(self.database, GATEWAY, new, PROVIDERS))[1]
@@ -481,6 +511,18 @@ class Spending(RuleBasedStateMachine):
             name += self.model_change(step.changes)
         self.agree(name, lambda: self.set(step), lambda: self.books.change(step))
 
+    def switch(self, model: BillingModel) -> None:
+        for account in list(self.books.accounts.values()):
+            kind, user = account.owner
+            if kind == RUNNING_TOTAL or kind != PAYS[self.books.model]:
+                continue
+            if account.balance > 0:
+                call = UsageEvent(self.mandate_id, user or "alice", account.balance, self.key(""))
+                self.record([call])
+            if account.balance < 0:
+                self.ask(Move("CREDIT", user, -account.balance, self.key("")))
+        self.change(SetTerms({"billing_model": model}))
+
     async def set(self, step: Rule) -> None:
         match step:
             case SetTerms(changes):
@@ -539,10 +581,12 @@ class Spending(RuleBasedStateMachine):
 
     def check_covered(self, users: Sequence[str]) -> None:
         """Nothing was promised that is not there: no model is needed to see it."""
-        for user in users:
-            balance, limit = self.balances[user], self.limits[user]
+        for balance in map(self.balances.__getitem__, users):
             if self.books.terms["block_on_zero_balance"] or balance.credit_limit is not None:
                 assert balance.available is None or balance.available >= 0
+
+    def check_within_limit(self, users: Sequence[str]) -> None:
+        for limit in map(self.limits.__getitem__, users):
             assert limit is None or limit.spent + limit.held <= limit.amount
 
     def agree(
@@ -748,8 +792,8 @@ def test_spending_is_that_of_the_model(database_url: str) -> None:
             run_state_machine_as_test(
                 Here,
                 settings=hypothesis_settings(
-                    max_examples=12,
-                    stateful_step_count=90,
+                    max_examples=20,
+                    stateful_step_count=45,
                     deadline=None,
                     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
                     suppress_health_check=[HealthCheck.too_slow],

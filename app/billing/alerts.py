@@ -36,7 +36,8 @@ def alert_notices(
     terms: Any, account: Any, level: AlertLevel, now: datetime
 ) -> list[dict[str, Any]]:
     """The outbox rows for an account that has come to `level`: none unless that is above the stored one."""
-    if not terms.notify_on_warning or _LEVELS.index(level) <= _LEVELS.index(account.alert_level):
+    before = account.alert_level or level
+    if not terms.notify_on_warning or _LEVELS.index(level) <= _LEVELS.index(before):
         return []
     left = _without_holds(terms, account)
     data = {

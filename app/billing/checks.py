@@ -63,9 +63,14 @@ def parse_instant(text: str) -> datetime:
         raise ValueError("must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z") from None
 
 
+def may_have_occurred(occurred_at: datetime, now: datetime) -> bool:
+    """Whether a call of that time may be booked now."""
+    return now - OLDEST <= occurred_at <= now + AHEAD
+
+
 def check_occurred_at(occurred_at: datetime | None, now: datetime) -> None:
     """When a call happened; None is now."""
-    if occurred_at is not None and not now - OLDEST <= occurred_at <= now + AHEAD:
+    if occurred_at is not None and not may_have_occurred(occurred_at, now):
         raise invalid(
             "occurred_at must be at most 35 days back and 5 minutes ahead.", "occurred_at"
         )
@@ -73,6 +78,8 @@ def check_occurred_at(occurred_at: datetime | None, now: datetime) -> None:
 
 def check_email(address: str, *field: str) -> None:
     """One e-mail address, without a look-up of its domain."""
+    if "=?" in address:
+        raise invalid("This is no e-mail address: it looks like an encoded word.", *field)
     try:
         validate_email(address, check_deliverability=False)
     except EmailNotValidError as error:

@@ -4,7 +4,6 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
 from app.billing.checks import check_key, check_text, content_hash, invalid
@@ -14,7 +13,7 @@ from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import Owner
 from app.billing.ledger import Ledger, in_ledger
 from app.billing.models import AccountType, ReferenceType, TransactionType, transactions
-from app.billing.money import check_amount
+from app.billing.money import ZERO, check_amount
 from app.billing.viewer import Viewer
 from app.database import Database
 
@@ -120,8 +119,9 @@ async def transfer_credit(
 ) -> tuple[Any, Any]:
     """Moves money between two accounts of a mandate; returns the debit and the credit.
 
-    None stands for the mandate's own account. The one who gives may have left the mandate, so that
-    nothing is stranded. INSUFFICIENT_FUNDS beyond what is there and not held.
+    None stands for the mandate's own account. So that nothing is stranded, the one who gives may
+    have left the mandate, and the one who receives too, up to what they owe. INSUFFICIENT_FUNDS
+    beyond what is there and not held.
     """
     viewer.require_sys_admin(mandate_id)
     check_key(idempotency_key)
@@ -142,8 +142,18 @@ async def transfer_credit(
         check_text(description, "description")
         if giver == receiver:
             raise invalid("to_user_id must name another account than the giver's.", "to_user_id")
-        await _check_users(ledger.connection, mandate_id, from_user_id, to_user_id)
+        members = await members_by_user(
+            ledger.connection, mandate_id, {from_user_id or "", to_user_id or ""}
+        )
         source, target = ledger.account(giver), ledger.account(receiver)
+        if from_user_id is not None and from_user_id not in members:
+            raise _no_such_user("from_user_id")
+        # Who has left is not given money, but what they owe can be settled.
+        owes = not target.is_new and target.balance + amount <= ZERO
+        if to_user_id is not None and (
+            to_user_id not in members or (members[to_user_id].has_left and not owes)
+        ):
+            raise _no_such_user("to_user_id")
         check_unheld(ledger, source, amount)
         before = {"from_balance": source.balance, "to_balance": target.balance}
         said: dict[str, Any] = {"actor_id": viewer.actor_id, "description": description}
@@ -184,17 +194,6 @@ async def transfer_credit(
 
 def _owner(user_id: str | None) -> Owner:
     return AccountType.MANDATE if user_id is None else AccountType.USER, user_id
-
-
-async def _check_users(
-    connection: AsyncConnection, mandate_id: str, giver: str | None, receiver: str | None
-) -> None:
-    named = {user_id for user_id in (giver, receiver) if user_id is not None}
-    members = await members_by_user(connection, mandate_id, named)
-    if giver is not None and giver not in members:
-        raise _no_such_user("from_user_id")
-    if receiver is not None and (receiver not in members or members[receiver].has_left):
-        raise _no_such_user("to_user_id")
 
 
 def _no_such_user(field: str) -> BillingError:

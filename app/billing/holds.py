@@ -67,7 +67,7 @@ async def create_hold(
     digest = content_hash("createHold", {"user_id": new.user_id, "amount": new.amount} | named)
 
     async def work(ledger: Ledger) -> HoldKey:
-        await ledger.lock_spenders([new.user_id])
+        await ledger.lock_spenders([(new.user_id, None)])
         first = await _find(ledger, holds.c.idempotency_key == new.idempotency_key)
         if same_content(first, digest):
             return new.mandate_id, first.id
@@ -143,7 +143,7 @@ async def settle_hold(
         check_text(description, "description")
         check_name(aicore_provider, "aicore_provider")
         check_name(aicore_model, "aicore_model")
-        check_occurred_at(occurred_at, ledger.now)
+        check_occurred_at(occurred_at, ledger.locked_at)
         row = ledger.post(
             account,
             TransactionType.DEBIT,

@@ -7,7 +7,7 @@ database transaction.
 
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, TypeVar
@@ -17,11 +17,12 @@ from sqlalchemy import ColumnElement, and_, bindparam, insert, or_, select, upda
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.alerts import alert_level, alert_notices, notice
+from app.billing.checks import may_have_occurred
 from app.billing.directory import Member, members_by_user
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import Funds, Owner, funds, payer
 from app.billing.held import IS_OPEN
-from app.billing.limits import Spender, SpendLimit, unspent, with_use
+from app.billing.limits import SpendLimit, unspent, with_use
 from app.billing.models import (
     AccountType,
     AlertLevel,
@@ -35,7 +36,7 @@ from app.billing.models import (
     transactions,
 )
 from app.billing.money import MAX_BALANCE, ZERO, within_limits
-from app.billing.roll_up import local_date, roll_up
+from app.billing.roll_up import roll_up
 from app.billing.settings import lock_settings
 from app.billing.types import NOW, exact_sum, new_key
 from app.database import Database
@@ -74,7 +75,7 @@ class LockedAccount:
     sequence: int = 0
     funding_base: Decimal = ZERO
     credit_limit: Decimal | None = None
-    alert_level: AlertLevel = AlertLevel.NONE
+    alert_level: AlertLevel | None = None
     enabled: bool = True
     is_new: bool = False
     is_needed: bool = False
@@ -91,30 +92,47 @@ class Ledger:
         self.terms = terms
         """The mandate's settings row, with its name, currency and time zone."""
         self.mandate_id: str = terms.mandate_id
-        self.now = datetime.now(UTC)
-        """The database's clock after the locks were taken, a moment later with each row posted."""
+        self.locked_at = self.now = datetime.now(UTC)
+        """The database's clock after the locks were taken; `now` moves on with each row posted."""
         self.members: dict[str, Member] = {}
         self._locking = locking
         self._zone = ZoneInfo(terms.time_zone)
         self._accounts: dict[Owner, LockedAccount] = {}
         self._held: dict[str, Decimal] = {}
-        self._limits: dict[Spender, SpendLimit] = {}
+        self._limits: dict[tuple[str | None, date], SpendLimit] = {}
+        """By user and the first day of the period."""
         self._holds: list[dict[str, Any]] = []
         self._notices: list[dict[str, Any]] = []
 
-    async def lock_spenders(self, user_ids: Iterable[str | None]) -> None:
-        """Locks the accounts that pay for these users, and reads what judges their spends."""
-        named = {user_id for user_id in user_ids if user_id is not None}
+    async def lock_spenders(self, spends: Iterable[tuple[str | None, datetime | None]]) -> None:
+        """Locks the accounts that pay for these users, and reads what judges spends of that time.
+
+        Without a time it is now; without a user it is the mandate's own account.
+        """
+        spends = list(spends)
+        named = {user_id for user_id, _ in spends if user_id is not None}
         self.members = await members_by_user(self.connection, self.mandate_id, named)
         await self.lock(*(self.payer(user_id) for user_id in named or [None]))
         limits = {
-            (self.mandate_id, user_id): unspent(
-                member.spend_limit, member.spend_period, self._zone, self.now
-            )
-            for user_id, member in self.members.items()
-            if member.spend_limit is not None and member.spend_period is not None
+            (user_id, limit.first): limit
+            for user_id, occurred_at in spends
+            if user_id is not None and (limit := self._unspent(user_id, occurred_at))
         }
-        self._limits = await with_use(self.connection, limits)
+        used = await with_use(
+            self.connection,
+            [((self.mandate_id, user_id), limit) for (user_id, _), limit in limits.items()],
+        )
+        self._limits = dict(zip(limits, used, strict=True))
+
+    def _unspent(self, user_id: str | None, occurred_at: datetime | None) -> SpendLimit | None:
+        """The member's limit in the period of that time; None for a time that no call may have."""
+        member = self.members.get(user_id or "")
+        if member is None or member.spend_limit is None or member.spend_period is None:
+            return None
+        instant = occurred_at or self.locked_at
+        if not may_have_occurred(instant, self.locked_at):
+            return None
+        return unspent(member.spend_limit, member.spend_period, self._zone, instant)
 
     async def lock(self, *owners: Owner) -> None:
         """Locks the accounts of these owners, those that are open. Once in a unit: the order is by id."""
@@ -141,7 +159,10 @@ class Ledger:
         for row in await self.connection.execute(
             query.with_for_update() if self._locking else query
         ):
-            self._accounts[row.account_type, row.user_id] = LockedAccount(**row._asdict())
+            account = LockedAccount(**row._asdict())
+            if account.alert_level is None:
+                account.alert_level = alert_level(self.terms, account)
+            self._accounts[row.account_type, row.user_id] = account
         # What is held is read after the wait, in a statement of its own: the one that waited
         # still sees what it saw before.
         clock = select(NOW.label("now")).subquery()
@@ -155,7 +176,7 @@ class Ledger:
             .select_from(clock.outerjoin(holds, mine))
             .group_by(clock.c.now, holds.c.account_id)
         ):
-            self.now = now
+            self.locked_at = self.now = now
             self._held[account_id] = held
 
     async def written_under(self, keys: Iterable[str]) -> dict[str, Any]:
@@ -213,9 +234,12 @@ class Ledger:
         """What its open holds set aside."""
         return self._held.get(account.id, ZERO)
 
-    def spend_limit(self, user_id: str) -> SpendLimit | None:
-        """The member's limit as it stands after what was posted."""
-        return self._limits.get((self.mandate_id, user_id))
+    def spend_limit(
+        self, user_id: str | None, occurred_at: datetime | None = None
+    ) -> SpendLimit | None:
+        """The member's limit, in the period of that time, as it stands after what was posted."""
+        limit = self._unspent(user_id, occurred_at)
+        return self._limits.get((user_id, limit.first)) if limit else None
 
     def funds(self, account: LockedAccount) -> Funds:
         """What can still be paid from an account after what was posted to it."""
@@ -282,16 +306,13 @@ class Ledger:
             )
         )
         account.rows.append(row)
-        self._count_spent(row)
+        self._count_spent(row, occurred_at)
         return row
 
-    def _count_spent(self, row: SimpleNamespace) -> None:
-        spender = (self.mandate_id, row.user_id)
-        limit = self._limits.get(spender)
-        if limit is None or row.reference_type != ReferenceType.USAGE:
-            return
-        if limit.first <= local_date(row.occurred_at, self._zone) < limit.end:
-            self._limits[spender] = replace(limit, spent=limit.spent + row.amount)
+    def _count_spent(self, row: SimpleNamespace, occurred_at: datetime | None) -> None:
+        limit = self.spend_limit(row.user_id, occurred_at)
+        if limit is not None and row.reference_type == ReferenceType.USAGE:
+            self._limits[row.user_id, limit.first] = replace(limit, spent=limit.spent + row.amount)
 
     def set_aside(self, account: LockedAccount, **columns: Any) -> None:
         """Adds a hold, opening the account where it is new."""

@@ -1,13 +1,12 @@
 """Spend limits: what one member of a mandate may spend in each period of the mandate's time zone."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import and_, or_, select
+from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.held import IS_OPEN
@@ -36,7 +35,8 @@ class SpendLimit:
 
     @property
     def remaining(self) -> Decimal:
-        return max(ZERO, self.amount - self.spent - self.held)
+        """What reversals take back of an earlier period raises no limit."""
+        return max(ZERO, self.amount - max(ZERO, self.spent) - self.held)
 
 
 def unspent(amount: Decimal, period: PeriodType, zone: ZoneInfo, now: datetime) -> SpendLimit:
@@ -71,27 +71,32 @@ async def spend_limits(
         )
         for row in rows
     }
-    wanted = {spender: found[spender] for spender in spenders if spender in found}
+    wanted = [(spender, found[spender]) for spender in spenders if spender in found]
     used = await with_use(connection, wanted)
-    return [used.get(spender) for spender in spenders]
+    standing = {spender: limit for (spender, _), limit in zip(wanted, used, strict=True)}
+    return [standing.get(spender) for spender in spenders]
 
 
 async def with_use(
-    connection: AsyncConnection, limits: Mapping[Spender, SpendLimit]
-) -> dict[Spender, SpendLimit]:
-    """The limits with what is held and spent of them now.
+    connection: AsyncConnection, limits: Sequence[tuple[Spender, SpendLimit]]
+) -> list[SpendLimit]:
+    """The limits with what is held now and spent of each in its period.
 
-    Held first: what is settled between the two statements, on an account that is not locked, counts
+    Held first: what is settled between the statements, on an account that is not locked, counts
     twice then, and never not at all.
     """
     if not limits:
-        return {}
-    held = await _held_by_spender(connection, limits)
-    spent = await _spent_by_spender(connection, limits)
-    return {
-        spender: replace(limit, spent=spent.get(spender, ZERO), held=held.get(spender, ZERO))
-        for spender, limit in limits.items()
-    }
+        return []
+    held = await _held_by_spender(connection, {spender for spender, _ in limits})
+    spent = await _spent_in_periods(connection, limits)
+    return [
+        replace(
+            limit,
+            spent=spent.get((spender, limit.first, limit.end), ZERO),
+            held=held.get(spender, ZERO),
+        )
+        for spender, limit in limits
+    ]
 
 
 async def _held_by_spender(
@@ -110,28 +115,24 @@ async def _held_by_spender(
     return {(mandate_id, user_id): held for mandate_id, user_id, held in rows}
 
 
-async def _spent_by_spender(
-    connection: AsyncConnection, limits: Mapping[Spender, SpendLimit]
-) -> dict[Spender, Decimal]:
-    """The cost of each in the current period of their limit, from the roll-up."""
-    together: dict[Any, list[str]] = {}
-    for (mandate_id, user_id), limit in limits.items():
-        together.setdefault((mandate_id, limit.first, limit.end), []).append(user_id)
-    rows = await connection.execute(
-        select(daily_usage.c.mandate_id, daily_usage.c.user_id, exact_sum(daily_usage.c.cost))
-        .where(
-            or_(
-                *(
-                    and_(
-                        daily_usage.c.mandate_id == mandate_id,
-                        daily_usage.c.user_id.in_(user_ids),
-                        daily_usage.c.local_date >= first,
-                        daily_usage.c.local_date < end,
-                    )
-                    for (mandate_id, first, end), user_ids in together.items()
-                )
+async def _spent_in_periods(
+    connection: AsyncConnection, limits: Sequence[tuple[Spender, SpendLimit]]
+) -> dict[tuple[Spender, date, date], Decimal]:
+    """The cost of each spender in the period, from the roll-up: a statement for each period."""
+    together: dict[tuple[date, date], set[Spender]] = {}
+    for spender, limit in limits:
+        together.setdefault((limit.first, limit.end), set()).add(spender)
+    spent: dict[tuple[Spender, date, date], Decimal] = {}
+    for (first, end), spenders in together.items():
+        rows = await connection.execute(
+            select(daily_usage.c.mandate_id, daily_usage.c.user_id, exact_sum(daily_usage.c.cost))
+            .where(
+                daily_usage.c.mandate_id.in_({mandate_id for mandate_id, _ in spenders}),
+                daily_usage.c.user_id.in_({user_id for _, user_id in spenders}),
+                daily_usage.c.local_date >= first,
+                daily_usage.c.local_date < end,
             )
+            .group_by(daily_usage.c.mandate_id, daily_usage.c.user_id)
         )
-        .group_by(daily_usage.c.mandate_id, daily_usage.c.user_id)
-    )
-    return {(mandate_id, user_id): spent for mandate_id, user_id, spent in rows}
+        spent |= {((mandate_id, user_id), first, end): cost for mandate_id, user_id, cost in rows}
+    return spent

@@ -182,9 +182,8 @@ class Account(SQLModel, table=True):
     funding_base: Decimal = Field(sa_type=Nano)
     """The balance right after the latest credit that is no reversal: what a warning is measured by."""
     credit_limit: Decimal | None = Field(sa_type=Nano, nullable=True)
-    alert_level: AlertLevel = Field(
-        sa_type=String, sa_column_kwargs={"server_default": AlertLevel.NONE}
-    )
+    alert_level: AlertLevel | None = Field(sa_type=String, nullable=True)
+    """As it was last judged; null on an account from before levels were kept."""
     enabled: bool
     created_at: datetime = Field(sa_type=Instant)
     last_transaction_at: datetime = Field(sa_type=Instant)
@@ -275,7 +274,8 @@ class Hold(SQLModel, table=True):
         CheckConstraint("(status = 'SETTLED') = (settled_amount IS NOT NULL)", "hold_settled"),
         Index("hold_of_user", "mandate_id", "user_id", "id"),
         Index("hold_of_account", "mandate_id", "account_id", "id"),
-        _partial("hold_open", "status = 'OPEN'", "account_id", "user_id", "expires_at", "amount"),
+        _partial("hold_open", "status = 'OPEN'", "account_id", "expires_at", "amount"),
+        _partial("hold_open_of_user", "status = 'OPEN'", "user_id", "expires_at", "amount"),
     )
 
 
@@ -329,6 +329,7 @@ class Notice(SQLModel, table=True):
         PrimaryKeyConstraint("mandate_id", "id"),
         ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
         Index("outbox_due", "channel", "due_at"),
+        Index("outbox_of_type", "mandate_id", "notice_type"),
     )
 
 

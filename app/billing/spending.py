@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 
 from app.billing.accounts import BalanceView, balances_by_user
@@ -23,8 +24,12 @@ def judge(
     amount: Decimal,
     provider: str | None,
     registered: Sequence[str],
+    *,
+    occurred_at: datetime | None = None,
 ) -> LockedAccount:
     """The account that pays for this spend; the first reason against it is raised.
+
+    A spend limit is that of the period in which the call occurred, now when it is left out.
 
     NOT_FOUND for a user who is disabled or no member. Without a user the mandate's own account is
     judged.
@@ -44,7 +49,7 @@ def judge(
             else "This mandate allows named providers only: name one.",
             "aicore_provider",
         )
-    limit = ledger.spend_limit(user_id) if user_id is not None else None
+    limit = ledger.spend_limit(user_id, occurred_at)
     if limit is not None and (limit.remaining <= ZERO or amount > limit.remaining):
         raise BillingError(
             UserErrorCode.SPEND_LIMIT_EXCEEDED,
@@ -120,7 +125,7 @@ async def check_spending(
         elif user_id != viewer.user_id and not viewer.sees_every_mandate:
             raise Forbidden("userId names another user: only services check for others.")
         ledger = Ledger(connection, await read_terms(connection, mandate_id), locking=False)
-        await ledger.lock_spenders([user_id])
+        await ledger.lock_spenders([(user_id, None)])
         [balance] = await balances_by_user(connection, [(mandate_id, user_id)])
     if balance is None:
         raise BadInput("userId is required: you have no balance of your own in this mandate.")

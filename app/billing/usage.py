@@ -116,7 +116,7 @@ async def _book(
     imported: bool,
 ) -> dict[int, UsageResult]:
     """The events of one mandate, in order, on its locked books."""
-    await ledger.lock_spenders(event.user_id for event in batch.values())
+    await ledger.lock_spenders((event.user_id, event.occurred_at) for event in batch.values())
     written = await ledger.written_under(event.idempotency_key for event in batch.values())
     results = {}
     for place, event in batch.items():
@@ -127,7 +127,7 @@ async def _book(
             if first is not None:
                 results[place] = UsageResult(UsageOutcome.DUPLICATE, first)
                 continue
-            _check_event(event, ledger.now, any_date=imported)
+            _check_event(event, ledger.locked_at, any_date=imported)
             account = _paying_account(ledger, event, registered)
             row = ledger.post(
                 account,
@@ -160,7 +160,14 @@ async def _book(
 def _paying_account(ledger: Ledger, event: UsageEvent, registered: Sequence[str]) -> LockedAccount:
     """The account that this event is booked to; where it requires funds, only if they are there."""
     if event.mode == UsageMode.REQUIRE_FUNDS:
-        return judge(ledger, event.user_id, event.amount, event.aicore_provider, registered)
+        return judge(
+            ledger,
+            event.user_id,
+            event.amount,
+            event.aicore_provider,
+            registered,
+            occurred_at=event.occurred_at,
+        )
     if event.user_id not in ledger.members:
         raise no_such_member()
     return ledger.paying_account(event.user_id)

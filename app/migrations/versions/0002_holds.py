@@ -12,6 +12,7 @@ depends_on = None
 DOCUMENT = sa.JSON().with_variant(JSONB(), "postgresql")
 
 ADDED = (
+    ("account", "alert_level", sa.String()),
     ("membership", "spend_limit", sa.BigInteger()),
     ("membership", "spend_period", sa.String()),
     ("transaction", "reversed_type", sa.String()),
@@ -24,9 +25,6 @@ def upgrade() -> None:
     # Plain ADD COLUMN on SQLite too: to rebuild a table would drop the triggers of the ledger.
     for table, name, kind in ADDED:
         op.add_column(table, sa.Column(name, kind, nullable=True))
-    op.add_column(
-        "account", sa.Column("alert_level", sa.String(), nullable=False, server_default="NONE")
-    )
     op.create_index(
         "transaction_settlement",
         "transaction",
@@ -66,13 +64,14 @@ def upgrade() -> None:
     )
     op.create_index("hold_of_user", "hold", ["mandate_id", "user_id", "id"])
     op.create_index("hold_of_account", "hold", ["mandate_id", "account_id", "id"])
-    op.create_index(
-        "hold_open",
-        "hold",
-        ["mandate_id", "account_id", "user_id", "expires_at", "amount"],
-        postgresql_where=sa.text("status = 'OPEN'"),
-        sqlite_where=sa.text("status = 'OPEN'"),
-    )
+    for name, column in (("hold_open", "account_id"), ("hold_open_of_user", "user_id")):
+        op.create_index(
+            name,
+            "hold",
+            ["mandate_id", column, "expires_at", "amount"],
+            postgresql_where=sa.text("status = 'OPEN'"),
+            sqlite_where=sa.text("status = 'OPEN'"),
+        )
     op.create_table(
         "outbox",
         sa.Column("mandate_id", sa.String(128), nullable=False),
@@ -88,6 +87,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("mandate_id", "id"),
     )
     op.create_index("outbox_due", "outbox", ["channel", "due_at"])
+    op.create_index("outbox_of_type", "outbox", ["mandate_id", "notice_type"])
 
 
 def downgrade() -> None:
@@ -95,6 +95,5 @@ def downgrade() -> None:
     op.drop_table("hold")
     op.drop_index("transaction_of_account", "transaction")
     op.drop_index("transaction_settlement", "transaction")
-    op.drop_column("account", "alert_level")
     for table, name, _ in ADDED:
         op.drop_column(table, name)
