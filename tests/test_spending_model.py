@@ -193,6 +193,14 @@ new_holds = st.builds(
     feature_code=names,
     aicore_provider=providers,
 )
+plain_holds = st.builds(
+    NewHold,
+    mandate_id=st.just(""),
+    user_id=st.sampled_from(MEMBERS),
+    amount=weighted((3, fine), (1, edges)),
+    idempotency_key=st.just(""),
+    aicore_provider=st.just("azure"),
+)
 checks = st.builds(
     lambda new, amount: Check(replace(new, amount=amount)),
     new_holds,
@@ -204,12 +212,13 @@ settlements = st.builds(
 other_ends = [
     "settle again",
     "settle otherwise",
-    "release",
     "expire",
+    "release",
     "hold again",
     "tidy",
     "hold otherwise",
     "release",
+    "expire",
     "expire",
 ]
 moves = st.builds(
@@ -245,7 +254,9 @@ terms: dict[str, st.SearchStrategy[Any]] = {
     "block_on_zero_balance": st.sampled_from([True, False, True]),
     "notify_on_warning": st.sampled_from([True, False, True]),
     "credit_limit": credit_limits,
-    "allowed_providers": st.sampled_from([None, None, [], ["azure", "openai"], ["azure"], None]),
+    "allowed_providers": st.sampled_from(
+        [None, None, ["azure"], [], ["azure", "openai"], None, None]
+    ),
 }
 first_terms = st.fixed_dictionaries({"billing_model": models}, optional=terms)
 next_terms = st.fixed_dictionaries({}, optional={"billing_model": models, **terms})
@@ -257,7 +268,8 @@ steps = weighted(
     (2, st.builds(Close, places, settlements)),
     (3, batches),
     (1, checks),
-    (6, new_holds),
+    (3, new_holds),
+    (3, plain_holds),
     (3, st.builds(Close, places, st.sampled_from(other_ends))),
     (3, moves),
     (2, transfers),
