@@ -804,7 +804,7 @@ def test_spending_is_that_of_the_model(database_url: str) -> None:
             run_state_machine_as_test(
                 Here,
                 settings=hypothesis_settings(
-                    max_examples=20,
+                    max_examples=28,
                     stateful_step_count=45,
                     deadline=None,
                     phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
