@@ -1,6 +1,6 @@
 """The rules of spending as a plain Python model: lists, dicts and decimals, no database and no lock.
 
-It is written from the design alone, so that it can be wrong only where the design is misread.
+It is written from the design; where that leaves something open it says what the program does.
 """
 
 from collections.abc import Mapping
@@ -365,7 +365,11 @@ class PlainBooks:
         return account
 
     def remaining(self, user: str, day: date | None = None) -> Decimal | None:
-        """What is left of a member's limit; what was taken back of another period raises none."""
+        """What is left of a member's limit.
+
+        The design leaves open which period's a call of another day counts to (its own), and whether
+        what reversals take back of an earlier one raises it (no).
+        """
         if user not in self.limits:
             return None
         limit, period = self.limits[user]
@@ -497,6 +501,7 @@ class PlainBooks:
             raise Refused("NOT_FOUND")
         giver, receiver = self.account(side(transfer.giver)), self.account(side(transfer.receiver))
         if transfer.receiver is not None and not self.members.get(transfer.receiver):
+            # The design says so of who gives; that who receives may pay back what they owe is open.
             owes = receiver.owner in self.accounts and receiver.balance + transfer.amount <= 0
             if transfer.receiver not in self.members or not owes:
                 raise Refused("NOT_FOUND")
@@ -574,7 +579,7 @@ class PlainBooks:
                 continue
             if kind != PAYS[model] and (account.balance or self.held(account)):
                 raise Refused("BALANCE_NOT_ZERO")
-            # The design does not say who but the mandate may owe: any account, in the code.
+            # The design leaves open who but the mandate may owe: it is any account.
             is_to_be_prepaid = model in (PREPAY_USER, PREPAY_MANDATE)
             if self.model == CREDIT_POSTPAY and is_to_be_prepaid and account.balance < 0:
                 raise Refused("BALANCE_NOT_ZERO")

@@ -170,7 +170,7 @@ async def check_done_once(
 @on_postgresql
 async def test_backends_that_end_at_any_moment(database: Database, servers: Servers) -> None:
     acme = await add_rich_mandate(database)
-    requests = [request for _ in range(25) for request in await everything(database, acme)]
+    requests = [request for _ in range(15) for request in await everything(database, acme)]
     await database.engine.dispose()  # none of the backends that are ended is this test's own
     answers: list[httpx.Response] = []
     turn = asyncio.Lock()

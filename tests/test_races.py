@@ -52,7 +52,7 @@ async def servers(processes: list[Server], lasting_database_url: str) -> AsyncIt
 @pytest.mark.parametrize(
     ("model", "user_id", "funds", "refusal"),
     [
-        (BillingModel.PREPAY_USER, "alice", 100, "INSUFFICIENT_FUNDS"),
+        (BillingModel.PREPAY_USER, "alice", 40, "INSUFFICIENT_FUNDS"),
         (BillingModel.CREDIT_POSTPAY, None, 20, "CREDIT_LIMIT_EXCEEDED"),
     ],
 )
