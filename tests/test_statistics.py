@@ -263,7 +263,7 @@ def reads_transactions(statement: str) -> bool:
         ),
         (
             {"workflow_id": "flow", "user_id": "alice"},
-            "transaction_of_workflow (mandate_id=? AND workflow_id=? AND occurred_at>? AND occurred_at<?)",
+            "transaction_workflow_occurred (mandate_id=? AND workflow_id=? AND occurred_at>? AND occurred_at<?)",
         ),
     ],
 )

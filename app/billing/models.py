@@ -164,6 +164,8 @@ class BillingSettings(SQLModel, table=True):
     credit_limit: Decimal | None = Field(sa_type=Nano, nullable=True)
     allowed_providers: list[str] | None = Field(sa_type=Document, nullable=True)
     updated_at: datetime = Field(sa_type=Instant)
+    totalled_until: date
+    """The usage of the days before it stands in `daily_total`, too."""
 
     __table_args__ = (ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),)
 
@@ -236,11 +238,23 @@ class Transaction(SQLModel, table=True):
         UniqueConstraint("mandate_id", "account_id", "sequence", name="transaction_sequence"),
         UniqueConstraint("mandate_id", "idempotency_key", name="transaction_key"),
         CheckConstraint("amount >= 0", "transaction_amount"),
+        # A page of each filter and order, in the order of the page.
         Index("transaction_of_account", "mandate_id", "account_id", "id"),
         Index("transaction_of_user", "mandate_id", "user_id", "id"),
+        Index("transaction_of_type", "mandate_id", "transaction_type", "id"),
+        Index("transaction_of_reference", "mandate_id", "reference_type", "id"),
+        _partial("transaction_of_workflow", "workflow_id IS NOT NULL", "workflow_id", "id"),
+        _partial("transaction_of_feature", "feature_code IS NOT NULL", "feature_code", "id"),
+        _partial("transaction_of_provider", "aicore_provider IS NOT NULL", "aicore_provider", "id"),
+        _partial("transaction_of_model", "aicore_model IS NOT NULL", "aicore_model", "id"),
         Index("transaction_occurred", "mandate_id", "occurred_at", "id"),
+        Index("transaction_amount", "mandate_id", "amount", "id"),
+        # Statistics of a workflow, of any range.
         _partial(
-            "transaction_of_workflow", "workflow_id IS NOT NULL", "workflow_id", "occurred_at"
+            "transaction_workflow_occurred",
+            "workflow_id IS NOT NULL",
+            "workflow_id",
+            "occurred_at",
         ),
         _partial("transaction_reversal", "reverses_id IS NOT NULL", "reverses_id", unique=True),
         _partial("transaction_settlement", "hold_id IS NOT NULL", "hold_id", unique=True),
@@ -309,6 +323,27 @@ class DailyUsage(SQLModel, table=True):
     )
 
 
+class DailyTotal(SQLModel, table=True):
+    """The roll-up of whole days that are over, of all users together: long ranges read far fewer rows."""
+
+    __tablename__ = "daily_total"
+
+    mandate_id: str = Field(sa_type=Identifier)
+    local_date: date
+    aicore_provider: str = Field(sa_type=Identifier)
+    aicore_model: str = Field(sa_type=Identifier)
+    feature_code: str = Field(sa_type=Identifier)
+    cost: Decimal = Field(sa_type=Nano)
+    transaction_count: int = Field(sa_type=BigInteger)
+
+    __table_args__ = (
+        PrimaryKeyConstraint(
+            "mandate_id", "local_date", "aicore_provider", "aicore_model", "feature_code"
+        ),
+        ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
+    )
+
+
 class Notice(SQLModel, table=True):
     """The outbox: what is still to be told, once per channel. A row is deleted when it has arrived."""
 
@@ -365,6 +400,7 @@ settings = table(BillingSettings)
 accounts = table(Account)
 transactions = table(Transaction)
 daily_usage = table(DailyUsage)
+daily_totals = table(DailyTotal)
 holds = table(Hold)
 outbox = table(Notice)
 audit_events = table(AuditEvent)

@@ -1,7 +1,7 @@
 """A mandate's billing settings, the lock that every unit of work takes first, and its providers."""
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cache
 from typing import Any
@@ -49,6 +49,7 @@ def no_settings_yet(mandate_id: str, now: datetime) -> dict[str, Any]:
         "credit_limit": None,
         "allowed_providers": None,
         "updated_at": now,
+        "totalled_until": date.min,
     }
 
 
