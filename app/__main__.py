@@ -7,7 +7,7 @@ import asyncio
 import json
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import wraps
@@ -26,6 +26,7 @@ from app.auth import issue_token
 from app.billing import directory, verify
 from app.billing.errors import BillingError, Unauthenticated
 from app.billing.models import UserKind, mandates
+from app.billing.roll_up import rebuild_roll_up
 from app.billing.usage import UsageOutcome
 from app.billing.viewer import OPERATOR, load_viewer
 from app.config import Environment, Settings, SettingsError, load_settings
@@ -325,9 +326,7 @@ async def verify_ledger() -> None:
     """Computes every stored figure again from the transactions, while others write."""
     wrong = 0
     async with _migrated(load_settings()) as database:
-        async with database.read() as connection:
-            query = select(mandates.c.id).order_by(mandates.c.id)
-            mandate_ids = (await connection.execute(query)).scalars().all()
+        mandate_ids = await _mandate_ids(database)
         with _progress() as bars:
             for mandate_id in bars.track(mandate_ids, description="Verifying"):
                 async with database.snapshot() as connection:
@@ -338,6 +337,46 @@ async def verify_ledger() -> None:
     if wrong:
         raise _Failure(f"{wrong} figures do not follow from the transactions.")
     typer.echo(f"{len(mandate_ids)} mandates: every figure follows from the transactions.")
+
+
+async def _mandate_ids(database: Database) -> Sequence[str]:
+    async with database.read() as connection:
+        query = select(mandates.c.id).order_by(mandates.c.id)
+        return (await connection.execute(query)).scalars().all()
+
+
+@_command()
+async def rebuild_rollups() -> None:
+    """Computes the daily roll-up that statistics read again from the transactions, while others write."""
+    async with _migrated(load_settings()) as database:
+        mandate_ids = await _mandate_ids(database)
+        with _progress() as bars:
+            task = bars.add_task("Rebuilding", total=len(mandate_ids))
+            for place, mandate_id in enumerate(mandate_ids):
+                async for done in rebuild_roll_up(database, mandate_id):
+                    bars.update(task, completed=place + done)
+    typer.echo(f"The roll-ups of {len(mandate_ids)} mandates are rebuilt.")
+
+
+@_command()
+async def set_time_zone(
+    mandate_id: Annotated[str, typer.Argument(metavar="MANDATE", help="The mandate's id.")],
+    time_zone: Annotated[
+        str, typer.Argument(metavar="ZONE", help="An IANA name, such as Europe/Zurich.")
+    ],
+) -> None:
+    """Changes a mandate's time zone and counts its usage anew by its days. Its spends wait meanwhile."""
+    async with _migrated(load_settings()) as database:
+        with _progress() as bars:
+            task = bars.add_task("Rebuilding", total=1)
+            await directory.set_time_zone(
+                database,
+                OPERATOR,
+                mandate_id,
+                time_zone,
+                lambda done: bars.update(task, completed=done),
+            )
+    typer.echo(f"The days of mandate {mandate_id} are those of {time_zone}.")
 
 
 @cli.command()

@@ -25,6 +25,7 @@ from standardwebhooks import Webhook
 from app.billing import outbox
 from app.billing.holds import expire_holds
 from app.billing.models import BillingModel, Channel, NoticeType
+from app.billing.roll_up import total_days
 from app.config import Settings, mail_sender
 from app.database import Database, DatabaseUnavailable
 
@@ -118,6 +119,7 @@ async def _tidy(settings: Settings, database: Database) -> None:
     if dropped and settings.webhook_url:
         logger.warning("%d webhooks are given up after %s.", dropped, outbox.MAX_WEBHOOK_AGE)
     await expire_holds(database)
+    await total_days(database, datetime.now(UTC))
 
 
 async def _deliver_due(

@@ -1,6 +1,6 @@
 """Accounts and balances, and what admins change of an account."""
 
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, cast
 
@@ -79,6 +79,21 @@ class AccountConnection(Connection[Account]):
 
 
 @strawberry.type(
+    description="How long a balance will last, by what usage has cost of late: the user's under PREPAY_USER, else that of the whole mandate, for members too."
+)
+class Forecast:
+    daily_cost_7: Decimal = strawberry.field(
+        description="Mean cost of the last 7 days, today left out; rounded half-even to 9 digits."
+    )
+    daily_cost_30: Decimal = strawberry.field(
+        description="Mean cost of the last 30 days, today left out; rounded half-even to 9 digits."
+    )
+    empty_on: date | None = strawberry.field(
+        description="The day on which nothing is left of available at the pace of the last 7 days; today when nothing is left now. Null when available is, when nothing was spent, and beyond a hundred years."
+    )
+
+
+@strawberry.type(
     description="What a user may spend in a mandate, whether the paying account is open yet or not."
 )
 class Balance:
@@ -107,6 +122,13 @@ class Balance:
         description="Whether available has come down to the threshold; false when available is null."
     )
     as_of: datetime = strawberry.field(description="When this balance was read.")
+
+    @strawberry.field(description="How long it will last; null under UNLIMITED.")
+    async def forecast(self, info: Info) -> Forecast | None:
+        if self.billing_model == BillingModel.UNLIMITED:
+            return None
+        pace = await info.context.load.pace.load((self.mandate_id, self.user_id))
+        return cast("Forecast", pace.forecast(self.available))
 
     @strawberry.field(description="The same for the same mandate and user; for client caches.")
     def id(self) -> strawberry.ID:

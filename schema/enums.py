@@ -4,7 +4,7 @@ from enum import Enum
 
 import strawberry
 
-from app.billing import errors, models, transactions, usage
+from app.billing import errors, models, periods, statistics, transactions, usage
 
 
 def _document(enum: type[Enum], description: str, **values: str) -> None:
@@ -124,4 +124,21 @@ _document(
     ALREADY_REVERSED="The transaction was undone before.",
     HOLD_NOT_OPEN="A released hold cannot be settled, and a settled one cannot be released.",
     LIMIT_EXCEEDED="Beyond what one transaction moves or one balance holds.",
+)
+_document(
+    periods.Granularity,
+    "What a bucket of a usage report is, of the report's time zone.",
+    HOUR="An hour of the local clock. For at most 93 days, unless the filter names a workflow.",
+    DAY="A day: 23 or 25 hours when clocks change.",
+    MONTH="A month, or the part of it that the range covers.",
+    YEAR="A year, or the part of it that the range covers.",
+)
+_document(
+    statistics.UsageDimension,
+    "What usage is grouped by.",
+    PROVIDER="The AI provider.",
+    MODEL="The AI model.",
+    FEATURE="The feature that called.",
+    USER="The user whose call it was.",
+    WORKFLOW="The workflow that called. For at most 93 days, unless the filter names one.",
 )

@@ -12,6 +12,7 @@ from app.billing.accounts import accounts_by_id, balances_by_user
 from app.billing.directory import mandates_by_id, users_by_id
 from app.billing.holds import HoldKey, holds_by_id
 from app.billing.limits import Spender, spend_limits
+from app.billing.statistics import BalanceKey, paces
 from app.billing.transactions import (
     balances_at,
     reversals_by_id,
@@ -56,6 +57,11 @@ class Loaders:
     def balance(self) -> DataLoader[tuple[str, str | None], Any]:
         """By mandate id and user id."""
         return self._loader(balances_by_user)
+
+    @cached_property
+    def pace(self) -> DataLoader[BalanceKey, Any]:
+        """By mandate id and the user whose balance it is, None for the mandate's own."""
+        return self._loader(paces)
 
     @cached_property
     def balance_at(self) -> DataLoader[tuple[str, str, datetime], Any]:

@@ -12,6 +12,7 @@ from schema.errors import UserError, mutation, user_errors
 from schema.inputs import given
 from schema.paging import After, Before, Connection, First, Last
 from schema.scalars import CurrencyCode, TimeZone
+from schema.statistics import Filter, Month, Period, Statistics, Year, Zone, find_statistics
 
 
 @strawberry.type(description="A tenant of the platform.")
@@ -25,6 +26,18 @@ class Mandate:
         description="Whose days, months and years its statistics count; fixed once an account exists."
     )
     created_at: datetime = strawberry.field(description="When the mandate was created here.")
+
+    @strawberry.field(description="As the root field of this name.")
+    async def statistics(
+        self,
+        info: Info,
+        period: Period,
+        year: Year,
+        month: Month = None,
+        time_zone: Zone = None,
+        filter: Filter = None,
+    ) -> Statistics | None:
+        return await find_statistics(info, self.id, period, year, month, time_zone, filter)
 
 
 @strawberry.type(description="Mandates, newest first.")

@@ -1,7 +1,9 @@
 """The scalars: each refuses what it cannot hold exactly, and says what it takes instead."""
 
+import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, NewType
 
@@ -40,6 +42,13 @@ def _read_name(text: str) -> str:
     return text
 
 
+def _read_day(text: str) -> date:
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        with suppress(ValueError):
+            return date.fromisoformat(text)
+    raise ValueError("must be a calendar day written YYYY-MM-DD")
+
+
 _read_stock_id = GraphQLID.coerce_input_value
 
 
@@ -72,6 +81,13 @@ SCALARS: dict[object, ScalarDefinition] = {
         specified_by_url="https://scalars.graphql.org/andimarek/date-time.html",
         serialize=_write_instant,
         parse_value=_from_text("DateTime", parse_instant),
+    ),
+    date: strawberry.scalar(
+        name="Date",
+        description="A calendar day, YYYY-MM-DD.",
+        specified_by_url="https://scalars.graphql.org/andimarek/local-date.html",
+        serialize=date.isoformat,
+        parse_value=_from_text("Date", _read_day),
     ),
     TimeZone: strawberry.scalar(
         name="TimeZone",

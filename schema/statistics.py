@@ -1,7 +1,7 @@
 """What AI calls cost: totals, their parts, and their course over time."""
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Any, cast
 
@@ -9,6 +9,7 @@ import strawberry
 
 from app.billing import statistics
 from app.billing.models import PeriodType
+from app.billing.periods import Granularity
 from app.billing.statistics import UsageDimension
 from schema.context import Info
 from schema.inputs import MandateId, given
@@ -42,7 +43,7 @@ class UserCostSlice:
 @strawberry.type(description="The part of the total cost that falls into [start, end).")
 class UsageBucket:
     start: datetime = strawberry.field(
-        description="The first instant of a day, month or year of the statistics' time zone."
+        description="The first instant of an hour, day, month or year of the time zone asked for, or of the part of it that the range covers."
     )
     end: datetime = strawberry.field(
         description="The start of the next one, excluded. A day has 23 or 25 hours when clocks change."
@@ -97,6 +98,58 @@ class Statistics:
         return await view.buckets()
 
 
+@strawberry.type(description="One of the values that make a group.")
+class UsageKey:
+    dimension: UsageDimension = strawberry.field(description="What kind of value it is.")
+    value: str | None = strawberry.field(
+        description="The provider's, model's or feature's name, the user's or the workflow's id; null for usage that named none."
+    )
+
+    @strawberry.field(
+        description="For USER: the user, also one who has left the mandate; null for usage that named none."
+    )
+    async def user(self, info: Info) -> User | None:
+        if self.dimension is not UsageDimension.USER or self.value is None:
+            return None
+        return await info.context.load.user.load(self.value)
+
+
+@strawberry.type(
+    description="The part of the total that belongs to one combination of the groupBy dimensions."
+)
+class UsageGroup:
+    keys: list[UsageKey] = strawberry.field(
+        description="Its values, in the order of groupBy; none without groupBy."
+    )
+    cost: Decimal = strawberry.field(description="In the mandate's currency, exact.")
+    transaction_count: int = strawberry.field(description="AI calls, free ones included.")
+    buckets: list[UsageBucket] = strawberry.field(
+        description="Its course: in order and without gaps. Their costs add up to the group's exactly."
+    )
+
+
+@strawberry.type(
+    description="What AI calls cost in any range, by when they happened. Members see their own usage alone. Late events may still be written up to 35 days back. All figures are of one moment."
+)
+class UsageReport:
+    from_: datetime = strawberry.field(name="from", description="Start of the range, included.")
+    to: datetime = strawberry.field(description="End of the range, excluded.")
+    time_zone: TimeZone = strawberry.field(
+        description="Whose days are counted: the one asked for, else the mandate's."
+    )
+    currency: CurrencyCode = strawberry.field(description="The mandate's, of every cost here.")
+    total_cost: Decimal = strawberry.field(
+        description="Cost of all AI calls in the range, exact: of all groups, shown or not."
+    )
+    transaction_count: int = strawberry.field(
+        description="AI calls in the range, free ones included: of all groups, shown or not."
+    )
+    total_groups: int = strawberry.field(description="How many groups there are, shown or not.")
+    groups: list[UsageGroup] = strawberry.field(
+        description="One for each combination of the groupBy dimensions that has usage, dearest first; without groupBy always one."
+    )
+
+
 @strawberry.input(
     description="Which usage counts: all that is given must hold. Names are case-sensitive."
 )
@@ -118,6 +171,58 @@ class UsageFilter:
     )
 
 
+Period = Annotated[
+    PeriodType,
+    strawberry.argument(
+        description="DAY: the days of one month. MONTH: the months of a year. YEAR: that year."
+    ),
+]
+Year = Annotated[int, strawberry.argument(description="1970 to 9998.")]
+Month = Annotated[
+    int | None,
+    strawberry.argument(
+        description="1 to 12: required with DAY, to be left out with MONTH and YEAR."
+    ),
+]
+Zone = Annotated[
+    TimeZone | None,
+    strawberry.argument(
+        description="Whose days to count; the mandate's own when left out. Another one is limited to 93 days, unless the filter names a workflow."
+    ),
+]
+Filter = Annotated[
+    UsageFilter | None,
+    strawberry.argument(description="Which usage counts; all of it when left out."),
+]
+
+
+async def find_statistics(
+    info: Info,
+    mandate_id: str,
+    period: PeriodType,
+    year: int,
+    month: int | None,
+    time_zone: str | None,
+    filter: UsageFilter | None,
+) -> Statistics | None:
+    """The statistics of a mandate, for each field that shows them."""
+    found = await statistics.find_statistics(
+        info.context.database,
+        info.context.viewer,
+        mandate_id,
+        period=period,
+        year=year,
+        month=month,
+        time_zone=time_zone,
+        usage_filter=_usage_filter(filter),
+    )
+    return cast("Statistics | None", found)
+
+
+def _usage_filter(given_filter: UsageFilter | None) -> statistics.UsageFilter:
+    return statistics.UsageFilter(**given(given_filter) if given_filter else {})
+
+
 @strawberry.type
 class StatisticsQuery:
     @strawberry.field(
@@ -127,38 +232,51 @@ class StatisticsQuery:
         self,
         info: Info,
         mandate_id: MandateId,
-        period: Annotated[
-            PeriodType,
-            strawberry.argument(
-                description="DAY: the days of one month. MONTH: the months of a year. YEAR: that year."
-            ),
+        period: Period,
+        year: Year,
+        month: Month = None,
+        time_zone: Zone = None,
+        filter: Filter = None,
+    ) -> Statistics | None:
+        return await find_statistics(info, mandate_id, period, year, month, time_zone, filter)
+
+    @strawberry.field(
+        description="What AI calls cost in any range, in groups, each with its course over time. Groups times buckets stay under 20000."
+    )
+    async def usage(
+        self,
+        info: Info,
+        mandate_id: MandateId,
+        from_: Annotated[
+            date, strawberry.argument(name="from", description="The first day, 1970 to 9998.")
         ],
-        year: Annotated[int, strawberry.argument(description="1970 to 9998.")],
-        month: Annotated[
+        to: Annotated[date, strawberry.argument(description="The day after the last.")],
+        granularity: Annotated[Granularity, strawberry.argument(description="What a bucket is.")],
+        group_by: Annotated[
+            list[UsageDimension] | None,
+            strawberry.argument(
+                description="A group for each combination of these; a single one when left out."
+            ),
+        ] = None,
+        first: Annotated[
             int | None,
             strawberry.argument(
-                description="1 to 12: required with DAY, to be left out with MONTH and YEAR."
+                description="How many groups to show, the dearest: at least 1; all when left out."
             ),
         ] = None,
-        time_zone: Annotated[
-            TimeZone | None,
-            strawberry.argument(
-                description="Whose days to count; the mandate's own when left out. Another one is limited to 93 days, hence to DAY, unless the filter names a workflow."
-            ),
-        ] = None,
-        filter: Annotated[
-            UsageFilter | None,
-            strawberry.argument(description="Which usage counts; all of it when left out."),
-        ] = None,
-    ) -> Statistics | None:
-        found = await statistics.find_statistics(
+        time_zone: Zone = None,
+        filter: Filter = None,
+    ) -> UsageReport | None:
+        found = await statistics.find_usage(
             info.context.database,
             info.context.viewer,
             mandate_id,
-            period=period,
-            year=year,
-            month=month,
+            from_=from_,
+            to=to,
+            granularity=granularity,
+            group_by=group_by or (),
+            first=first,
             time_zone=time_zone,
-            usage_filter=statistics.UsageFilter(**given(filter) if filter else {}),
+            usage_filter=_usage_filter(filter),
         )
-        return cast("Statistics | None", found)
+        return cast("UsageReport | None", found)

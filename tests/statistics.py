@@ -7,13 +7,15 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.billing.models import PeriodType
-from app.billing.statistics import StatisticsView, UsageFilter, find_statistics
+from app.billing.statistics import StatisticsView, UsageDimension, UsageFilter, find_statistics
 from app.billing.usage import UsageEvent, record_usage
 from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database
 from tests.world import MANDATE, PROVIDERS, SYSADMIN, add_mandate, outcomes, usage_event
 
 DAY, MONTH, YEAR = PeriodType.DAY, PeriodType.MONTH, PeriodType.YEAR
+PARTS = [dimension for dimension in UsageDimension if dimension is not UsageDimension.WORKFLOW]
+"""What the statistics of a period are divided by."""
 ZURICH = ZoneInfo("Europe/Zurich")
 HOUR = timedelta(hours=1)
 INSTANT = timedelta(microseconds=1)

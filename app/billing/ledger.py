@@ -364,7 +364,7 @@ class Ledger:
                 .values({name: bindparam(name) for name in _MOVED}),
                 standing,
             )
-        await roll_up(self.connection, self.mandate_id, self._zone, rows)
+        await roll_up(self.connection, self.terms, rows)
 
 
 async def in_ledger(

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.billing.held import IS_OPEN
 from app.billing.models import PeriodType, daily_usage, holds, mandates, memberships
 from app.billing.money import ZERO
-from app.billing.periods import current_period, day_start
+from app.billing.periods import current_period, day_start, local_date
 from app.billing.types import NOW, exact_sum
 
 Spender = tuple[str, str]
@@ -41,7 +41,7 @@ class SpendLimit:
 
 def unspent(amount: Decimal, period: PeriodType, zone: ZoneInfo, now: datetime) -> SpendLimit:
     """The limit in the period of an instant; it resets when a day begins in the mandate's time zone."""
-    first, end = current_period(period, now.astimezone(zone).date())
+    first, end = current_period(period, local_date(now, zone))
     return SpendLimit(amount, period, first, end, day_start(end, zone))
 
 

@@ -1,7 +1,7 @@
-"""Days, months and years of a time zone, and the instants at which they begin. No table is read here."""
+"""Hours, days, months and years of a time zone, and the instants at which they begin. No table is read here."""
 
-from calendar import monthrange
 from datetime import UTC, date, datetime, time, timedelta
+from enum import StrEnum
 from zoneinfo import ZoneInfo
 
 from app.billing.errors import BadInput
@@ -10,6 +10,19 @@ from app.billing.models import PeriodType
 MIN_YEAR = 1970
 MAX_YEAR = 9998
 """The last year whose end, too, is an instant that Python can hold in every zone."""
+MAX_CELLS = 20_000
+"""What one report may hold: its groups times its buckets stay below it."""
+_DAY = timedelta(days=1)
+_SECOND = timedelta(seconds=1)
+
+
+class Granularity(StrEnum):
+    """What a bucket is."""
+
+    HOUR = "HOUR"
+    DAY = "DAY"
+    MONTH = "MONTH"
+    YEAR = "YEAR"
 
 
 def day_start(day: date, zone: ZoneInfo) -> datetime:
@@ -21,34 +34,89 @@ def day_start(day: date, zone: ZoneInfo) -> datetime:
     return datetime.combine(day, time(), zone).astimezone(UTC)
 
 
-def bucket_days(period: PeriodType, year: int, month: int | None) -> list[date]:
-    """The first day of each bucket in order, and last the day after the end.
+def local_date(instant: datetime, zone: ZoneInfo) -> date:
+    """The local day that an instant counts to: the last one that has begun."""
+    local = instant.astimezone(zone)
+    following = local.date() + _DAY
+    # Clocks that go back over midnight show the day before again, which is over all the same.
+    return following if local.fold and day_start(following, zone) <= instant else local.date()
 
-    DAY: the days of one month. MONTH: the months of a year. YEAR: that year.
-    """
+
+def period_range(period: PeriodType, year: int, month: int | None) -> tuple[date, date]:
+    """The first day of a month (DAY) or a year (MONTH, YEAR), and the day after its end."""
     if not MIN_YEAR <= year <= MAX_YEAR:
         raise BadInput(f"year must be from {MIN_YEAR} to {MAX_YEAR}.")
-    end = date(year + 1, 1, 1)
-    if period is PeriodType.DAY:
-        if month is None:
-            raise BadInput("month is required with period DAY: 1 to 12.")
-        if not 1 <= month <= 12:
-            raise BadInput("month must be from 1 to 12.")
-        first = date(year, month, 1)
-        length = monthrange(year, month)[1]
-        return [first + timedelta(days=place) for place in range(length + 1)]
-    if month is not None:
-        raise BadInput(f"month must be left out with period {period}: it is for DAY alone.")
-    if period is PeriodType.MONTH:
-        return [*(date(year, place, 1) for place in range(1, 13)), end]
-    return [date(year, 1, 1), end]
+    if period is not PeriodType.DAY:
+        if month is not None:
+            raise BadInput(f"month must be left out with period {period}: it is for DAY alone.")
+        return current_period(PeriodType.YEAR, date(year, 1, 1))
+    if month is None:
+        raise BadInput("month is required with period DAY: 1 to 12.")
+    if not 1 <= month <= 12:
+        raise BadInput("month must be from 1 to 12.")
+    return current_period(PeriodType.MONTH, date(year, month, 1))
 
 
 def current_period(period: PeriodType, today: date) -> tuple[date, date]:
     """The first day of the day, month or year that `today` falls into, and that of the next."""
     if period == PeriodType.DAY:
-        return today, today + timedelta(days=1)
+        return today, today + _DAY
     if period == PeriodType.MONTH:
         first = today.replace(day=1)
         return first, (first + timedelta(days=31)).replace(day=1)
     return date(today.year, 1, 1), date(today.year + 1, 1, 1)
+
+
+def check_range(from_: date, to: date, granularity: Granularity) -> None:
+    """Refuses a range that is empty, out of bounds, or of more buckets than any report holds."""
+    if from_ >= to:
+        raise BadInput("to must be later than from: it is the day after the last.")
+    if from_.year < MIN_YEAR or to > date(MAX_YEAR + 1, 1, 1):
+        raise BadInput(f"from and to must be within the years {MIN_YEAR} to {MAX_YEAR}.")
+    days = (to - from_).days
+    most = days * 24 if granularity is Granularity.HOUR else days
+    # A month or a year has no more days than a range may have.
+    if granularity in (Granularity.HOUR, Granularity.DAY) and most >= MAX_CELLS:
+        raise BadInput(
+            f"A report has fewer than {MAX_CELLS} groups times buckets, and this range has about"
+            f" {most} buckets: ask for a shorter one or a coarser granularity."
+        )
+
+
+def split(from_: date, to: date, granularity: Granularity) -> list[date]:
+    """The first day of each bucket of [from, to) in order, and `to`. At the ends, parts of one count."""
+    if granularity in (Granularity.HOUR, Granularity.DAY):
+        return [from_ + place * _DAY for place in range((to - from_).days + 1)]
+    edges = []
+    day = from_
+    while day < to:
+        edges.append(day)
+        _, day = current_period(PeriodType(granularity), day)
+    return [*edges, to]
+
+
+def split_hours(from_: date, to: date, zone: ZoneInfo) -> list[datetime]:
+    """The first instant of each hour of [from, to), as the local clock shows them, and the end.
+
+    A change of the clock ends an hour, too: one that is shown twice is two, and of one that is
+    partly skipped the rest is shorter.
+    """
+    edges = []
+    instant, end = day_start(from_, zone), day_start(to, zone)
+    while instant < end:
+        edges.append(instant)
+        instant = _hour_end(instant, zone)
+    return [*edges, end]
+
+
+def _hour_end(instant: datetime, zone: ZoneInfo) -> datetime:
+    local = instant.astimezone(zone)
+    end = instant + timedelta(hours=1) - timedelta(minutes=local.minute, seconds=local.second)
+    # Clocks change at whole seconds: the first one that has another offset is searched for.
+    while end - instant > _SECOND and end.astimezone(zone).utcoffset() != local.utcoffset():
+        middle = instant + (end - instant) // 2 // _SECOND * _SECOND
+        if middle.astimezone(zone).utcoffset() == local.utcoffset():
+            instant = middle
+        else:
+            end = middle
+    return end

@@ -1,28 +1,37 @@
-"""The daily roll-up of cost, written with the rows it adds up."""
+"""The daily roll-up of cost: written with the rows it adds up, totalled when a day is over, rebuilt."""
 
-from collections.abc import Iterable, Mapping
-from datetime import date, datetime
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+from sqlalchemy import Select, Table, and_, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.models import ReferenceType, daily_usage
+from app.billing.costs import COST, COUNTED, IS_COST
+from app.billing.models import ReferenceType, daily_totals, daily_usage, settings, transactions
 from app.billing.money import ZERO
+from app.billing.periods import day_start, local_date
+from app.billing.settings import lock_settings
+from app.database import Database
 
-_KEYS = ("user_id", "account_id", "aicore_provider", "aicore_model", "feature_code")
-
-
-def local_date(instant: datetime, zone: ZoneInfo) -> date:
-    """The day of a time zone that statistics count an instant to."""
-    return instant.astimezone(zone).date()
+OVER = timedelta(hours=13)
+"""So long after its end in UTC a day is over in every time zone, and for an hour already."""
+_DAY = timedelta(days=1)
+_NAMES = ("aicore_provider", "aicore_model", "feature_code")
+_KEYS = ("user_id", "account_id", *_NAMES)
+_SUMS = ("cost", "transaction_count")
 
 
 async def roll_up(
-    connection: AsyncConnection, mandate_id: str, zone: ZoneInfo, rows: Iterable[Mapping[str, Any]]
+    connection: AsyncConnection, terms: Any, rows: Iterable[Mapping[str, Any]]
 ) -> None:
-    """Adds new transactions of one mandate: what usage costs, less what reversals of usage take back."""
+    """Adds new transactions of one mandate: what usage costs, less what reversals of usage take back.
+
+    `terms` is the mandate's locked settings row.
+    """
+    zone = ZoneInfo(terms.time_zone)
     days: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in rows:
         is_usage = row["reference_type"] == ReferenceType.USAGE
@@ -32,21 +41,143 @@ async def roll_up(
         day |= {name: row[name] or "" for name in _KEYS}
         total = days.setdefault(
             tuple(day.values()),
-            day | {"mandate_id": mandate_id, "cost": ZERO, "transaction_count": 0},
+            day | {"mandate_id": terms.mandate_id, "cost": ZERO, "transaction_count": 0},
         )
         total["cost"] += row["amount"] if is_usage else -row["amount"]
         total["transaction_count"] += is_usage
+    await _add(connection, daily_usage, list(days.values()))
+    late = [day for day in days.values() if day["local_date"] < terms.totalled_until]
+    await _add(connection, daily_totals, late)
+
+
+async def _add(connection: AsyncConnection, table: Table, days: Sequence[dict[str, Any]]) -> None:
     if not days:
         return
     dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    upsert = dialect.insert(daily_usage)
+    upsert = dialect.insert(table)
+    key = [column.name for column in table.primary_key]
     await connection.execute(
         upsert.on_conflict_do_update(
-            index_elements=list(daily_usage.primary_key),
-            set_={
-                name: daily_usage.c[name] + upsert.excluded[name]
-                for name in ("cost", "transaction_count")
-            },
+            index_elements=key, set_={name: table.c[name] + upsert.excluded[name] for name in _SUMS}
         ),
-        [days[key] for key in sorted(days)],
+        # In one order, so that two units never wait for each other.
+        sorted(
+            ({name: day[name] for name in (*key, *_SUMS)} for day in days),
+            key=lambda row: [row[name] for name in key],
+        ),
     )
+
+
+async def total_days(database: Database, now: datetime) -> None:
+    """Totals the days that are over, in every mandate that has usage of them."""
+    end = (now - OVER).date()
+    query = select(settings.c.mandate_id).where(
+        select(daily_usage.c.mandate_id)
+        .where(
+            daily_usage.c.mandate_id == settings.c.mandate_id,
+            daily_usage.c.local_date >= settings.c.totalled_until,
+            daily_usage.c.local_date < end,
+        )
+        .exists()
+    )
+    async with database.read() as connection:
+        mandate_ids = (await connection.execute(query)).scalars().all()
+    for mandate_id in mandate_ids:
+
+        async def unit(connection: AsyncConnection, mandate_id: str = mandate_id) -> None:
+            # No spend of the mandate is under way: what comes later adds to the totals itself.
+            terms = await lock_settings(connection, mandate_id, change=True)
+            if terms.totalled_until < end:
+                await _total(connection, mandate_id, terms.totalled_until, end)
+                await connection.execute(
+                    update(settings)
+                    .where(settings.c.mandate_id == mandate_id)
+                    .values(totalled_until=end)
+                )
+
+        await database.write(unit)
+
+
+async def rebuild_roll_up(database: Database, mandate_id: str) -> AsyncIterator[float]:
+    """Computes a mandate's roll-up again from its transactions, while others write.
+
+    The mandate's spends wait for one day at a time. Yields how much of it is done, up to 1.
+    """
+    day: date | None = date.min
+    while day is not None:
+
+        async def unit(connection: AsyncConnection, start: date = day) -> tuple[date | None, float]:
+            terms = await lock_settings(connection, mandate_id, change=True)
+            return await rebuild_next_day(connection, terms, start)
+
+        day, done = await database.write(unit)
+        yield done
+
+
+async def rebuild_next_day(
+    connection: AsyncConnection, terms: Any, start: date
+) -> tuple[date | None, float]:
+    """Rebuilds the first day from `start` on that has usage, and empties those before it.
+
+    `terms` is the mandate's settings row, locked to change it. Returns the day to go on with, None
+    at the end, and how much of the mandate's history is done, up to 1.
+    """
+    zone = ZoneInfo(terms.time_zone)
+    mandate_id, occurred = terms.mandate_id, transactions.c.occurred_at
+    costs = and_(transactions.c.mandate_id == mandate_id, IS_COST)
+    span = select(func.min(occurred), func.max(occurred)).where(costs)
+    earliest, latest = (await connection.execute(span)).one()
+    following = earliest
+    if earliest is not None and start > local_date(earliest, zone):
+        later = select(func.min(occurred)).where(costs, occurred >= day_start(start, zone))
+        following = (await connection.execute(later)).scalar_one()
+    if following is None:
+        await _empty(connection, mandate_id, start, date.max)
+        return None, 1
+    day = local_date(following, zone)
+    end = day + _DAY
+    await _empty(connection, mandate_id, start, day)
+    account_id = transactions.c.account_id
+    names = [transactions.c[name] for name in ("user_id", *_NAMES)]
+    usage = (
+        select(
+            transactions.c.mandate_id,
+            literal(day).label("local_date"),
+            account_id,
+            *(func.coalesce(name, "").label(name.key) for name in names),
+            func.sum(COST).label("cost"),
+            func.sum(COUNTED).label("transaction_count"),
+        )
+        .where(costs, occurred >= day_start(day, zone), occurred < day_start(end, zone))
+        .group_by(transactions.c.mandate_id, account_id, *names)
+    )
+    await _insert_from(connection, daily_usage, usage)
+    if day < terms.totalled_until:
+        await _total(connection, mandate_id, day, end)
+    passed, whole = end - local_date(earliest, zone), local_date(latest, zone) - day
+    return end, passed / (passed + whole)
+
+
+async def _empty(connection: AsyncConnection, mandate_id: str, start: date, last: date) -> None:
+    for table in (daily_usage, daily_totals):
+        this = table.c.mandate_id == mandate_id
+        await connection.execute(delete(table).where(this, table.c.local_date.between(start, last)))
+
+
+async def _total(connection: AsyncConnection, mandate_id: str, start: date, end: date) -> None:
+    """Adds the days [start, end), which are not totalled yet."""
+    keys = [daily_usage.c[name] for name in ("mandate_id", "local_date", *_NAMES)]
+    days = (
+        select(*keys, *(func.sum(daily_usage.c[name]).label(name) for name in _SUMS))
+        .where(
+            daily_usage.c.mandate_id == mandate_id,
+            daily_usage.c.local_date >= start,
+            daily_usage.c.local_date < end,
+        )
+        .group_by(*keys)
+    )
+    await _insert_from(connection, daily_totals, days)
+
+
+async def _insert_from(connection: AsyncConnection, table: Table, query: Select[Any]) -> None:
+    await connection.execute(insert(table).from_select(query.selected_columns.keys(), query))

@@ -73,6 +73,49 @@ def _sum_by_halves(element: exact_sum, compiler: SQLCompiler, **options: Any) ->
     )
 
 
+class exact_total(exact_sum):
+    """The exact_sum of all groups together, in each row of a grouped query."""
+
+    inherit_cache = True
+    name = "exact_total"
+
+
+@compiles(exact_total)
+def _total_as_numeric(element: exact_total, compiler: SQLCompiler, **options: Any) -> str:
+    return f"coalesce(sum(sum({compiler.process(element.clauses, **options)})) over (), 0)"
+
+
+@compiles(exact_total, "sqlite")
+def _total_by_halves(element: exact_total, compiler: SQLCompiler, **options: Any) -> str:
+    nano = compiler.process(element.clauses, **options)
+    return (
+        f"(coalesce(sum(sum(({nano}) / 1000000000)) over (), 0) || ':'"
+        f" || coalesce(sum(sum(({nano}) % 1000000000)) over (), 0))"
+    )
+
+
+class sum_order(FunctionElement[Any]):
+    """What orders groups by their exact_sum: SQLite's is no number."""
+
+    inherit_cache = True
+    name = "sum_order"
+
+
+@compiles(sum_order)
+def _order_by_sum(element: sum_order, compiler: SQLCompiler, **options: Any) -> str:
+    return f"sum({compiler.process(element.clauses, **options)})"
+
+
+@compiles(sum_order, "sqlite")
+def _order_by_halves(element: sum_order, compiler: SQLCompiler, **options: Any) -> str:
+    """As text of one length, above 0, with the rest brought between 0 and 10^9."""
+    nano = compiler.process(element.clauses, **options)
+    rest = f"sum(({nano}) % 1000000000)"
+    positive = f"(({rest} % 1000000000 + 1000000000) % 1000000000)"
+    whole = f"sum(({nano}) / 1000000000) + ({rest} - {positive}) / 1000000000"
+    return f"printf('%019d%09d', 4000000000000000000 + {whole}, {positive})"
+
+
 class Instant(TypeDecorator[datetime]):
     """A point in time with microseconds. Aware UTC in Python; SQLite keeps it as naive UTC text."""
 

@@ -7,6 +7,7 @@ from app.billing.directory.mandates import (
     find_mandate,
     list_mandates,
     mandates_by_id,
+    set_time_zone,
     time_zones,
     upsert_mandate,
 )
@@ -40,6 +41,7 @@ __all__ = [
     "no_such_member",
     "remove_membership",
     "require_member",
+    "set_time_zone",
     "time_zones",
     "upsert_mandate",
     "upsert_membership",

@@ -1,7 +1,7 @@
 """Mandates: who may see them, and the changes the platform makes."""
 
-from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, date, datetime
 from functools import cache
 from typing import Any
 from zoneinfo import available_timezones
@@ -18,7 +18,13 @@ from app.billing.models import (
     settings,
 )
 from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
-from app.billing.settings import find_and_lock_settings, no_settings_yet
+from app.billing.roll_up import rebuild_next_day
+from app.billing.settings import (
+    find_and_lock_settings,
+    lock_settings,
+    no_settings_yet,
+    read_terms,
+)
 from app.billing.viewer import Viewer
 from app.database import Database
 
@@ -107,6 +113,45 @@ async def upsert_mandate(
 
     await database.write(unit)
     return mandate_id
+
+
+async def set_time_zone(
+    database: Database,
+    viewer: Viewer,
+    mandate_id: str,
+    time_zone: str,
+    advance: Callable[[float], object],
+) -> None:
+    """Changes a mandate's time zone at any time and counts its usage anew by the days of that zone.
+
+    The mandate's spends wait meanwhile. `advance` is told how much is done, up to 1.
+    """
+    viewer.require_sys_admin(mandate_id)
+    check_time_zone(time_zone)
+
+    async def unit(connection: AsyncConnection) -> None:
+        before = (await lock_settings(connection, mandate_id, change=True)).time_zone
+        await connection.execute(
+            update(mandates).where(mandates.c.id == mandate_id).values(time_zone=time_zone)
+        )
+        terms = await read_terms(connection, mandate_id)
+        day: date | None = date.min
+        while day is not None:
+            day, done = await rebuild_next_day(connection, terms, day)
+            advance(done)
+        if before != time_zone:
+            await write_audit_event(
+                connection,
+                viewer,
+                datetime.now(UTC),
+                "mandate.updated",
+                f"mandate:{mandate_id}",
+                mandate_id=mandate_id,
+                before={"time_zone": before},
+                after={"time_zone": time_zone},
+            )
+
+    await database.write(unit)
 
 
 async def _has_account(connection: AsyncConnection, mandate_id: str) -> bool:

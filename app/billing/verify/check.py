@@ -17,7 +17,8 @@ class Mismatch:
     """A stored figure that does not follow from the transactions."""
 
     mandate_id: str
-    account_id: str
+    account_id: str | None
+    """None for what is of the mandate as a whole."""
     figure: str
     stored: str
     computed: str
@@ -28,7 +29,8 @@ class Mismatch:
         return f"{self.figure} is {self.stored} and must be {self.computed}"
 
     def __str__(self) -> str:
-        return f"mandate {self.mandate_id}, account {self.account_id}: {self.problem}"
+        account = f", account {self.account_id}" if self.account_id else ""
+        return f"mandate {self.mandate_id}{account}: {self.problem}"
 
 
 @dataclass(slots=True)
@@ -46,7 +48,7 @@ class LedgerCheck:
     def ok(self) -> bool:
         return not self.mismatches
 
-    def found(self, account_id: str, figure: str, stored: str, computed: str) -> None:
+    def found(self, account_id: str | None, figure: str, stored: str, computed: str) -> None:
         """Notes what does not follow."""
         self.mismatches.append(Mismatch(self.mandate_id, account_id, figure, stored, computed))
 

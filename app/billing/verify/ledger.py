@@ -12,7 +12,7 @@ from app.billing.types import NOW, exact_sum
 from app.billing.verify.balances import verify_accounts_exist, verify_balances
 from app.billing.verify.check import LedgerCheck
 from app.billing.verify.links import verify_holds, verify_reversals, verify_transfers
-from app.billing.verify.roll_up import verify_roll_up
+from app.billing.verify.roll_up import verify_roll_up, verify_totals
 from app.billing.viewer import Viewer, sees
 from app.database import Database
 
@@ -45,6 +45,7 @@ async def verify_ledger(connection: AsyncConnection, mandate_id: str) -> LedgerC
     await verify_balances(connection, check)
     await verify_accounts_exist(connection, check)
     await verify_roll_up(connection, check)
+    await verify_totals(connection, check)
     await verify_holds(connection, check)
     await verify_reversals(connection, check)
     await verify_transfers(connection, check)
@@ -71,7 +72,8 @@ async def _wrong_accounts(connection: AsyncConnection, check: LedgerCheck) -> li
     """Once each, by id; one that is missing itself cannot be shown."""
     problems: dict[str, list[str]] = {}
     for mismatch in check.mismatches:
-        problems.setdefault(mismatch.account_id, []).append(mismatch.problem)
+        if mismatch.account_id is not None:
+            problems.setdefault(mismatch.account_id, []).append(mismatch.problem)
     concerned = sorted(problems)
     signed = case(
         (transactions.c.transaction_type == TransactionType.CREDIT, transactions.c.amount),

@@ -5,13 +5,14 @@ from datetime import date, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, func, not_, select, true
+from sqlalchemy import BigInteger, ColumnElement, func, literal, not_, select, true, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.costs import COST, COUNTED, IS_COST
-from app.billing.models import daily_usage, transactions
-from app.billing.money import format_nano
-from app.billing.periods import day_start
+from app.billing.models import daily_totals, daily_usage, settings, transactions
+from app.billing.money import format_nano, to_nano
+from app.billing.periods import day_start, local_date
+from app.billing.types import Nano, exact_sum
 from app.billing.verify.check import LedgerCheck, nano, stream
 
 _WINDOW = timedelta(days=31)
@@ -41,28 +42,48 @@ async def verify_roll_up(connection: AsyncConnection, check: LedgerCheck) -> Non
     outside: ColumnElement[bool] = true()
     windows: list[tuple[date, date]] = []
     if earliest is not None:
-        # A day more on either side: where clocks go back over midnight, a day comes in two parts.
-        first, end = (earliest - _DAY).astimezone(zone), (latest + _DAY).astimezone(zone)
-        windows = list(_windows(first.date(), end.date() + _DAY))
-        outside = not_(daily_usage.c.local_date.between(first.date(), end.date()))
+        first, last = local_date(earliest, zone), local_date(latest, zone)
+        windows = list(_windows(first, last + _DAY))
+        outside = not_(daily_usage.c.local_date.between(first, last))
     async for row in stream(connection, stored.where(outside)):
         _compare(check, row[:-2], row[-2:], _NOTHING)
     for start, end in windows:
         days: dict[tuple[Any, ...], tuple[int, int]] = {}
-        nearby = transactions.c.occurred_at.between(
-            day_start(start, zone) - _DAY, day_start(end, zone) + _DAY
+        between = (
+            transactions.c.occurred_at >= day_start(start, zone),
+            transactions.c.occurred_at < day_start(end, zone),
         )
-        async for row in stream(connection, costs.where(nearby)):
-            day = row.occurred_at.astimezone(zone).date()
-            if start <= day < end:
-                key = (day, *(name or "" for name in row[1:-2]))
-                cost, count = days.get(key, _NOTHING)
-                days[key] = (cost + row.cost, count + row.counted)
+        async for row in stream(connection, costs.where(*between)):
+            key = (local_date(row.occurred_at, zone), *(name or "" for name in row[1:-2]))
+            cost, count = days.get(key, _NOTHING)
+            days[key] = (cost + row.cost, count + row.counted)
         within = (daily_usage.c.local_date >= start, daily_usage.c.local_date < end)
         async for row in stream(connection, stored.where(*within)):
             _compare(check, row[:-2], row[-2:], days.pop(row[:-2], _NOTHING))
         for key, computed in days.items():
             _compare(check, key, _NOTHING, computed)
+
+
+async def verify_totals(connection: AsyncConnection, check: LedgerCheck) -> None:
+    """The totals of the days that are totalled, from the roll-up by user."""
+    names = ("local_date", "aicore_provider", "aicore_model", "feature_code")
+    none = literal(0, Nano()), literal(0, BigInteger())
+    of_users = daily_usage.c.cost, daily_usage.c.transaction_count
+    of_all = daily_totals.c.cost, daily_totals.c.transaction_count
+    day = daily_usage.c.local_date
+    both = union_all(
+        select(*(daily_usage.c[name] for name in names), *of_users, *none)
+        .join_from(daily_usage, settings, settings.c.mandate_id == daily_usage.c.mandate_id)
+        .where(daily_usage.c.mandate_id == check.mandate_id, day < settings.c.totalled_until),
+        select(*(daily_totals.c[name] for name in names), *none, *of_all).where(
+            daily_totals.c.mandate_id == check.mandate_id
+        ),
+    ).subquery()
+    *key, cost, count, total_cost, total_count = both.c
+    sums = exact_sum(total_cost), func.sum(total_count), exact_sum(cost), func.sum(count)
+    async for row in stream(connection, select(*key, *sums).group_by(*key)):
+        stored, computed = ((to_nano(row[at]), int(row[at + 1])) for at in (4, 6))
+        _compare(check, (row[0], None, *row[1:4]), stored, computed)
 
 
 def _windows(start: date, end: date) -> Iterator[tuple[date, date]]:
@@ -81,6 +102,6 @@ def _compare(
     shown = ", ".join(name or "none" for name in names)
     check.found(
         account_id,
-        f"the usage of {day} ({shown})",
+        f"the {'usage' if account_id else 'total'} of {day} ({shown})",
         *(f"{format_nano(cost)} in {count}" for cost, count in (stored, computed)),
     )

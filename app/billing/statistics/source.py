@@ -1,0 +1,236 @@
+"""Where statistics are read: the roll-up of the mandate's own days, or the transactions by index.
+
+The roll-up by user answers for users; for all of them together the days that are over are read
+from the totals, which are far fewer rows.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from itertools import pairwise
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from sqlalchemy import (
+    ColumnElement,
+    Date,
+    Select,
+    Subquery,
+    Table,
+    case,
+    func,
+    literal,
+    literal_column,
+    select,
+    union_all,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
+
+from app.billing.costs import COST, COUNTED, IS_COST
+from app.billing.directory import find_mandate, time_zones
+from app.billing.errors import BadInput
+from app.billing.models import daily_totals, daily_usage, settings, transactions
+from app.billing.money import ZERO
+from app.billing.paging import check_wanted
+from app.billing.periods import Granularity, day_start, split, split_hours
+from app.billing.types import Instant
+from app.billing.viewer import Viewer
+from app.database import Database
+
+MAX_DAYS = 93
+"""The longest range that is read from the transactions of a whole mandate."""
+
+
+class UsageDimension(StrEnum):
+    """What usage is grouped by; each value is a column of the transactions."""
+
+    PROVIDER = "aicore_provider"
+    MODEL = "aicore_model"
+    FEATURE = "feature_code"
+    USER = "user_id"
+    WORKFLOW = "workflow_id"
+
+
+@dataclass(frozen=True, slots=True)
+class UsageFilter:
+    """What must hold for usage to count, all of it; None asks for nothing."""
+
+    user_id: str | None = None
+    aicore_provider: str | None = None
+    aicore_model: str | None = None
+    feature_code: str | None = None
+    workflow_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UsageBucket:
+    """The part of a total that falls into [start, end)."""
+
+    start: datetime
+    end: datetime
+    cost: Decimal
+    transaction_count: int
+
+
+_IN_TOTALS = {UsageDimension.PROVIDER, UsageDimension.MODEL, UsageDimension.FEATURE}
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """The costs of a mandate in a range that a viewer may see, to be grouped as one likes."""
+
+    mandate_id: str
+    time_zone: str
+    """Whose days the buckets are."""
+    currency: str
+    edges: Sequence[datetime]
+    """Where the buckets begin, in order, and the end of the last."""
+    days: Sequence[date] | None
+    """The same as days of the roll-up; None where the transactions are read."""
+    wanted: Sequence[tuple[UsageDimension, str]]
+    """What must hold for a row to count."""
+    is_sqlite: bool
+
+    def without_gaps(self, found: Mapping[int, tuple[Decimal, int]]) -> list[UsageBucket]:
+        """All buckets in order, from those that are not empty: cost and count by place from 1."""
+        return [
+            UsageBucket(start, end, *found.get(place, (ZERO, 0)))
+            for place, (start, end) in enumerate(pairwise(self.edges), start=1)
+        ]
+
+    def rows(self, *dimensions: UsageDimension) -> Subquery:
+        """What counts: the dimensions ("" for none), `moment`, `cost` and `count` of each row."""
+        if self.days is None:
+            return self._posted(dimensions).subquery("usage")
+        if _IN_TOTALS.issuperset({*dimensions, *(dimension for dimension, _ in self.wanted)}):
+            current = self._rolled_up(self.days, daily_usage, dimensions).join_from(
+                daily_usage, settings, settings.c.mandate_id == daily_usage.c.mandate_id
+            )
+            return union_all(
+                self._rolled_up(self.days, daily_totals, dimensions),
+                current.where(daily_usage.c.local_date >= settings.c.totalled_until),
+            ).subquery("usage")
+        return self._rolled_up(self.days, daily_usage, dimensions).subquery("usage")
+
+    def _posted(self, dimensions: Sequence[UsageDimension]) -> Select[Any]:
+        columns = transactions.c
+        return select(
+            *(func.coalesce(columns[name], "").label(name) for name in dimensions),
+            columns.occurred_at.label("moment"),
+            COST.label("cost"),
+            COUNTED.label("count"),
+        ).where(
+            columns.mandate_id == self.mandate_id,
+            columns.occurred_at >= self.edges[0],
+            columns.occurred_at < self.edges[-1],
+            IS_COST,
+            *self._wanted_of(transactions),
+        )
+
+    def _rolled_up(
+        self, days: Sequence[date], table: Table, dimensions: Sequence[UsageDimension]
+    ) -> Select[Any]:
+        return select(
+            *(table.c[name] for name in dimensions),
+            table.c.local_date.label("moment"),
+            table.c.cost,
+            table.c.transaction_count.label("count"),
+        ).where(
+            table.c.mandate_id == self.mandate_id,
+            table.c.local_date >= days[0],
+            table.c.local_date < days[-1],
+            *self._wanted_of(table),
+        )
+
+    def _wanted_of(self, table: Table) -> list[ColumnElement[bool]]:
+        return [table.c[dimension] == value for dimension, value in self.wanted]
+
+    def bucket(self, rows: Subquery) -> ColumnElement[int]:
+        """The place from 1 of the bucket that a row falls into."""
+        moment = rows.c.moment
+        edges = self.edges if self.days is None else self.days
+        if self.is_sqlite:
+            return _search(moment, edges, 1, len(edges))
+        kind = Instant() if self.days is None else Date()
+        return func.width_bucket(moment, literal(edges, ARRAY(kind)))
+
+
+def _search(
+    moment: ColumnElement[Any], edges: Sequence[date], first: int, end: int
+) -> ColumnElement[int]:
+    """A binary search among the buckets [first, end), for a database that has none of its own."""
+    if end - first == 1:
+        return literal_column(str(first))
+    middle = (first + end) // 2
+    return case(
+        (moment < edges[middle - 1], _search(moment, edges, first, middle)),
+        else_=_search(moment, edges, middle, end),
+    )
+
+
+async def find_costs(
+    database: Database,
+    viewer: Viewer,
+    mandate_id: str,
+    *,
+    from_: date,
+    to: date,
+    granularity: Granularity,
+    dimensions: Sequence[UsageDimension],
+    time_zone: str | None,
+    usage_filter: UsageFilter,
+) -> Costs | None:
+    """The costs of the local days [from, to); None where the mandate is not the viewer's.
+
+    BadInput for what no row can meet, an unknown time zone, and more days than can be read.
+    """
+    if time_zone is not None and time_zone not in time_zones():
+        raise BadInput("timeZone must be an IANA name, such as Europe/Zurich.")
+    check_wanted(usage_filter.aicore_provider, "aicoreProvider")
+    check_wanted(usage_filter.aicore_model, "aicoreModel")
+    check_wanted(usage_filter.feature_code, "featureCode")
+    check_wanted(usage_filter.workflow_id, "workflowId")
+    mandate = await find_mandate(database, viewer, mandate_id)
+    if mandate is None:
+        return None
+    wanted = [(name, getattr(usage_filter, name)) for name in UsageDimension]
+    wanted.append((UsageDimension.USER, viewer.only_user(mandate_id)))
+    zone = ZoneInfo(time_zone or mandate.time_zone)
+    days: Sequence[date] | None = split(from_, to, granularity)
+    edges = (
+        split_hours(from_, to, zone)
+        if granularity is Granularity.HOUR
+        else [day_start(day, zone) for day in days or ()]
+    )
+    beyond = _beyond_roll_up(mandate, zone.key, granularity, dimensions)
+    if beyond or usage_filter.workflow_id is not None:
+        days = None
+    if beyond and usage_filter.workflow_id is None and (to - from_).days > MAX_DAYS:
+        raise BadInput(
+            f"{beyond} is read from single transactions, at most {MAX_DAYS} days of them: ask for"
+            " fewer days (the longest period with fewer is DAY), or filter by workflowId."
+        )
+    return Costs(
+        mandate_id=mandate_id,
+        time_zone=zone.key,
+        currency=mandate.currency,
+        edges=edges,
+        days=days,
+        wanted=[(name, value) for name, value in wanted if value is not None],
+        is_sqlite=database.is_sqlite,
+    )
+
+
+def _beyond_roll_up(
+    mandate: Any, time_zone: str, granularity: Granularity, dimensions: Sequence[UsageDimension]
+) -> str | None:
+    """What of the question the roll-up cannot answer, with what it can."""
+    if granularity is Granularity.HOUR:
+        return "granularity: HOUR (not DAY, MONTH, YEAR)"
+    if UsageDimension.WORKFLOW in dimensions:
+        return "groupBy: WORKFLOW (not the other dimensions)"
+    if time_zone != mandate.time_zone:
+        return f"timeZone: another one than the mandate's own ({mandate.time_zone})"
+    return None

@@ -1,0 +1,120 @@
+"""The statistics of a month or a year: one total, its parts and its course."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from aiodataloader import DataLoader
+from sqlalchemy import ColumnElement, Select, String, cast, func, literal, select, union_all
+
+from app.billing.models import PeriodType
+from app.billing.money import ZERO
+from app.billing.periods import Granularity, period_range
+from app.billing.statistics.source import (
+    Costs,
+    UsageBucket,
+    UsageDimension,
+    UsageFilter,
+    find_costs,
+)
+from app.billing.types import exact_sum
+from app.billing.viewer import Viewer
+from app.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class CostSlice:
+    """The part of a total that belongs to one key; None for usage that named none."""
+
+    key: str | None
+    cost: Decimal
+    transaction_count: int
+
+
+_BUCKET = "bucket"
+
+
+class StatisticsView:
+    """The statistics of one range. Whatever is asked for at once is read by one SELECT, once."""
+
+    def __init__(self, database: Database, costs: Costs, period: PeriodType) -> None:
+        self.period = period
+        self.from_ = costs.edges[0]
+        self.to = costs.edges[-1]
+        self.time_zone = costs.time_zone
+        self.currency = costs.currency
+        self._database = database
+        self._costs = costs
+        self._parts: DataLoader[str, list[CostSlice]] = DataLoader(self._read)
+
+    async def total_cost(self) -> Decimal:
+        return sum((part.cost for part in await self._parts.load(_BUCKET)), ZERO)
+
+    async def transaction_count(self) -> int:
+        return sum(part.transaction_count for part in await self._parts.load(_BUCKET))
+
+    async def cost_by(self, dimension: UsageDimension) -> Sequence[CostSlice]:
+        """The total by provider, model, feature or user, dearest first; ties by key, none last."""
+        return sorted(
+            await self._parts.load(dimension),
+            key=lambda part: (-part.cost, part.key is None, part.key or ""),
+        )
+
+    async def buckets(self) -> Sequence[UsageBucket]:
+        """The total by time, in order and without gaps."""
+        found = {
+            int(part.key or 0): (part.cost, part.transaction_count)
+            for part in await self._parts.load(_BUCKET)
+        }
+        return self._costs.without_gaps(found)
+
+    async def _read(self, parts: list[str]) -> list[list[CostSlice]]:
+        found: dict[str, list[CostSlice]] = {part: [] for part in parts}
+        queries = [self._part(part) for part in parts]
+        async with self._database.read() as connection:
+            for part, key, cost, count in await connection.execute(union_all(*queries)):
+                found[part].append(CostSlice(key or None, cost, int(count)))
+        return list(found.values())
+
+    def _part(self, part: str) -> Select[Any]:
+        by_bucket = part == _BUCKET
+        rows = self._costs.rows(*(() if by_bucket else (UsageDimension(part),)))
+        key = self._costs.bucket(rows) if by_bucket else rows.c[part]
+        columns: list[ColumnElement[Any]] = [
+            literal(part),
+            cast(key, String).label("key"),
+            exact_sum(rows.c.cost),
+            func.sum(rows.c.count),
+        ]
+        return select(*columns).group_by("key")
+
+
+async def find_statistics(
+    database: Database,
+    viewer: Viewer,
+    mandate_id: str,
+    *,
+    period: PeriodType,
+    year: int,
+    month: int | None,
+    time_zone: str | None,
+    usage_filter: UsageFilter,
+) -> StatisticsView | None:
+    """The statistics of a mandate's usage that the viewer may see; `period` is what a bucket is.
+
+    None where the mandate is not the viewer's; BadInput as from `find_costs`.
+    """
+    from_, to = period_range(period, year, month)
+    costs = await find_costs(
+        database,
+        viewer,
+        mandate_id,
+        from_=from_,
+        to=to,
+        granularity=Granularity(period),
+        dimensions=(),
+        time_zone=time_zone,
+        usage_filter=usage_filter,
+    )
+    return None if costs is None else StatisticsView(database, costs, period)
