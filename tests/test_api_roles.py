@@ -46,6 +46,7 @@ MAY = {
     "transactions": READERS,
     "transaction": READERS,
     "statistics": READERS,
+    "usage": READERS,
     "providers": READERS,
     "mandateUsers": ADMINS,
     "accounts": ADMINS,
