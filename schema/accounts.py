@@ -12,7 +12,7 @@ from app.billing.paging import PageArguments
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
 from schema.ids import joined_id
-from schema.inputs import MandateId, given
+from schema.inputs import BalanceOwner, MandateId, given
 from schema.mandates import Mandate
 from schema.paging import After, Before, Connection, First, Last
 from schema.scalars import CurrencyCode
@@ -165,12 +165,7 @@ class AccountQuery:
         self,
         info: Info,
         mandate_id: MandateId,
-        user_id: Annotated[
-            strawberry.ID | None,
-            strawberry.argument(
-                description="Whose, under PREPAY_USER; the viewer's own when left out. Members may name themselves alone."
-            ),
-        ] = None,
+        user_id: BalanceOwner = None,
     ) -> Balance | None:
         found = await accounts.find_balance(
             info.context.database, info.context.viewer, mandate_id, user_id

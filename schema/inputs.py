@@ -11,6 +11,12 @@ MandateId = Annotated[
         description="Id of the mandate. One that does not exist, or is not the viewer's, answers null."
     ),
 ]
+BalanceOwner = Annotated[
+    strawberry.ID | None,
+    strawberry.argument(
+        description="Whose, under PREPAY_USER; the viewer's own when left out. Members may name themselves alone."
+    ),
+]
 
 
 def given(source: Any, *without: str) -> dict[str, Any]:

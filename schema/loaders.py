@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from aiodataloader import DataLoader
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.accounts import accounts_by_id, balances_by_user
+from app.billing.accounts import accounts_by_id, balances_by_user, visible_balances
 from app.billing.directory import mandates_by_id, users_by_id
 from app.billing.holds import HoldKey, holds_by_id
 from app.billing.limits import Spender, spend_limits
@@ -27,7 +27,7 @@ Read = Callable[[AsyncConnection, list[K]], Awaitable[list[Any]]]
 
 
 class Loaders:
-    """The loaders of one request; keys come from rows that the viewer may see."""
+    """The loaders of one request; keys come from rows that the viewer may see, unless they say otherwise."""
 
     def __init__(self, database: Database, viewer: Viewer) -> None:
         self._database = database
@@ -62,6 +62,13 @@ class Loaders:
     def pace(self) -> DataLoader[BalanceKey, Any]:
         """By mandate id and the user whose balance it is, None for the mandate's own."""
         return self._loader(paces)
+
+    @cached_property
+    def visible_balance(self) -> DataLoader[tuple[str, str | None], Any]:
+        """By mandate id and user id, which anybody may have named."""
+        return self._loader(
+            lambda connection, keys: visible_balances(connection, self._viewer, keys)
+        )
 
     @cached_property
     def balance_at(self) -> DataLoader[tuple[str, str, datetime], Any]:

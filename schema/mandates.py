@@ -1,7 +1,7 @@
 """Mandates, and the directory mutation that keeps them."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import strawberry
 
@@ -9,10 +9,15 @@ from app.billing import directory
 from app.billing.paging import PageArguments
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
-from schema.inputs import given
+from schema.inputs import BalanceOwner, given
 from schema.paging import After, Before, Connection, First, Last
 from schema.scalars import CurrencyCode, TimeZone
-from schema.statistics import Filter, Month, Period, Statistics, Year, Zone, find_statistics
+from schema.statistics import Month, Period, Statistics, WhichUsage, Year, Zone, find_statistics
+from schema.transaction_page import Filter, OrderBy, transaction_page
+
+if TYPE_CHECKING:
+    from schema.accounts import Balance
+    from schema.transactions import TransactionConnection
 
 
 @strawberry.type(description="A tenant of the platform.")
@@ -27,7 +32,7 @@ class Mandate:
     )
     created_at: datetime = strawberry.field(description="When the mandate was created here.")
 
-    @strawberry.field(description="As the root field of this name.")
+    @strawberry.field(description="As the root field `statistics`.")
     async def statistics(
         self,
         info: Info,
@@ -35,9 +40,31 @@ class Mandate:
         year: Year,
         month: Month = None,
         time_zone: Zone = None,
-        filter: Filter = None,
+        filter: WhichUsage = None,
     ) -> Statistics | None:
         return await find_statistics(info, self.id, period, year, month, time_zone, filter)
+
+    @strawberry.field(
+        description="As the root field `balance`; null, too, where nobody is named and the viewer has no balance of their own."
+    )
+    async def balance(
+        self, info: Info, user_id: BalanceOwner = None
+    ) -> Annotated["Balance", strawberry.lazy("schema.accounts")] | None:
+        return await info.context.load.visible_balance.load((self.id, user_id))
+
+    @strawberry.field(description="As the root field `transactions`.")
+    async def transactions(
+        self,
+        info: Info,
+        filter: Filter = None,
+        order_by: OrderBy = None,
+        first: First = None,
+        after: After = None,
+        last: Last = None,
+        before: Before = None,
+    ) -> Annotated["TransactionConnection", strawberry.lazy("schema.transactions")] | None:
+        page = PageArguments(first, after, last, before)
+        return await transaction_page(info, self.id, filter, order_by, page)
 
 
 @strawberry.type(description="Mandates, newest first.")

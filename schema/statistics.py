@@ -190,7 +190,7 @@ Zone = Annotated[
         description="Whose days to count; the mandate's own when left out. Another one is limited to 93 days, unless the filter names a workflow."
     ),
 ]
-Filter = Annotated[
+WhichUsage = Annotated[
     UsageFilter | None,
     strawberry.argument(description="Which usage counts; all of it when left out."),
 ]
@@ -236,7 +236,7 @@ class StatisticsQuery:
         year: Year,
         month: Month = None,
         time_zone: Zone = None,
-        filter: Filter = None,
+        filter: WhichUsage = None,
     ) -> Statistics | None:
         return await find_statistics(info, mandate_id, period, year, month, time_zone, filter)
 
@@ -265,7 +265,7 @@ class StatisticsQuery:
             ),
         ] = None,
         time_zone: Zone = None,
-        filter: Filter = None,
+        filter: WhichUsage = None,
     ) -> UsageReport | None:
         found = await statistics.find_usage(
             info.context.database,

@@ -9,13 +9,12 @@ import strawberry
 from app.billing import transactions
 from app.billing.models import ReferenceType, TransactionType
 from app.billing.paging import PageArguments
-from app.billing.transactions import TransactionOrderField
 from schema.accounts import Account
 from schema.context import Info
-from schema.enums import SortDirection
-from schema.inputs import MandateId, given
+from schema.inputs import MandateId
 from schema.mandates import Mandate
 from schema.paging import After, Before, Connection, First, Last
+from schema.transaction_page import Filter, OrderBy, transaction_page
 from schema.users import User
 
 if TYPE_CHECKING:
@@ -131,59 +130,6 @@ class TransactionConnection(Connection[Transaction]):
         return await self.page.totals()
 
 
-@strawberry.input(description="What must hold for a transaction; all that is given must hold.")
-class TransactionFilter:
-    transaction_type: TransactionType | None = strawberry.field(
-        description="Credits or debits only.", default=None
-    )
-    reference_type: ReferenceType | None = strawberry.field(
-        description="Written for this.", default=None
-    )
-    user_id: strawberry.ID | None = strawberry.field(
-        description="This user's calls and credits.", default=None
-    )
-    account_id: strawberry.ID | None = strawberry.field(
-        description="Of this account.", default=None
-    )
-    workflow_id: str | None = strawberry.field(description="Of this workflow.", default=None)
-    feature_code: str | None = strawberry.field(description="Of this feature.", default=None)
-    aicore_provider: str | None = strawberry.field(description="Of this provider.", default=None)
-    aicore_model: str | None = strawberry.field(description="Of this model.", default=None)
-    min_amount: Decimal | None = strawberry.field(description="Amount at least this.", default=None)
-    max_amount: Decimal | None = strawberry.field(description="Amount at most this.", default=None)
-    created_from: datetime | None = strawberry.field(
-        description="createdAt at or after this.", default=None
-    )
-    created_to: datetime | None = strawberry.field(
-        description="createdAt before this.", default=None
-    )
-    occurred_from: datetime | None = strawberry.field(
-        description="occurredAt at or after this: what statistics count by.", default=None
-    )
-    occurred_to: datetime | None = strawberry.field(
-        description="occurredAt before this.", default=None
-    )
-    idempotency_key: str | None = strawberry.field(
-        description="Written under this key. Finds nothing for those who may not administer the mandate.",
-        default=None,
-    )
-    search: str | None = strawberry.field(
-        description="Literal text within the description, whatever its case: 1 to 200 characters.",
-        default=None,
-    )
-
-
-@strawberry.input(description="The order of a list of transactions.")
-class TransactionOrder:
-    field: TransactionOrderField = strawberry.field(description="What to order by.")
-    direction: SortDirection = strawberry.field(description="Which end comes first.")
-
-
-NEWEST_FIRST = TransactionOrder(
-    field=TransactionOrderField.CREATED_AT, direction=SortDirection.DESC
-)
-
-
 @strawberry.type
 class TransactionQuery:
     @strawberry.field(
@@ -193,29 +139,15 @@ class TransactionQuery:
         self,
         info: Info,
         mandate_id: MandateId,
-        filter: Annotated[
-            TransactionFilter | None, strawberry.argument(description="What must hold for each.")
-        ] = None,
-        order_by: Annotated[
-            TransactionOrder | None,
-            strawberry.argument(description="CREATED_AT, DESC when left out."),
-        ] = None,
+        filter: Filter = None,
+        order_by: OrderBy = None,
         first: First = None,
         after: After = None,
         last: Last = None,
         before: Before = None,
     ) -> TransactionConnection | None:
-        order = order_by or NEWEST_FIRST
-        page = await transactions.list_transactions(
-            info.context.database,
-            info.context.viewer,
-            mandate_id,
-            filter=transactions.TransactionFilter(**given(filter) if filter else {}),
-            order_by=order.field,
-            descending=order.direction is SortDirection.DESC,
-            page=PageArguments(first, after, last, before),
-        )
-        return TransactionConnection(page=page) if page else None
+        page = PageArguments(first, after, last, before)
+        return await transaction_page(info, mandate_id, filter, order_by, page)
 
     @strawberry.field(description="One transaction; null when it is not there or not the viewer's.")
     async def transaction(

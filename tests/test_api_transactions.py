@@ -364,6 +364,24 @@ async def test_filters(database: Database, api: Api) -> None:
         }
 
 
+async def test_newest_first_is_by_the_time_that_the_filter_bounds(
+    database: Database, api: Api
+) -> None:
+    await add_people(database)
+    now = datetime.now(UTC)
+    days = {"k0": 1, "k1": 3, "k2": 2, "k3": 0}
+    await record(
+        database,
+        *(usage_event(key=key, occurred_at=now - timedelta(days=days[key])) for key in days),
+    )
+    bounds = {"From": now - timedelta(days=9), "To": now + timedelta(days=9)}
+    for end, at in bounds.items():
+        created = await api.read("ada", PAGE, id=MANDATE, filter={f"created{end}": instant(at)})
+        assert keys(created) == ["k3", "k2", "k1", "k0"]
+        occurred = await api.read("ada", PAGE, id=MANDATE, filter={f"occurred{end}": instant(at)})
+        assert keys(occurred) == ["k3", "k0", "k2", "k1"]
+
+
 async def test_totals_are_exact_beyond_64_bits(database: Database, api: Api) -> None:
     await add_people(database, model=BillingModel.PREPAY_USER, default_user_credit=1_000_000)
     users = [f"u{place:05}" for place in range(10)]

@@ -200,20 +200,43 @@ async def find_balance(
     None where the mandate is not the viewer's or the user was never in it; Forbidden for a member
     who names another; BadInput where nobody is named and the viewer has no balance there.
     """
-    only = viewer.only_user(mandate_id)
     async with database.read() as connection:
-        if not await sees(connection, viewer, mandate_id):
-            return None
+        [found] = await visible_balances(connection, viewer, [(mandate_id, user_id)])
+        nobody = found is None and user_id is None
+        if nobody and await sees(connection, viewer, mandate_id):
+            raise BadInput("userId is required: you have no balance of your own in this mandate.")
+    if isinstance(found, Forbidden):
+        raise found
+    return found
+
+
+async def visible_balances(
+    connection: AsyncConnection, viewer: Viewer, keys: Sequence[tuple[str, str | None]]
+) -> list[BalanceView | Forbidden | None]:
+    """The balances of (mandate id, user id) pairs that anybody may have named, by two SELECTs at most.
+
+    Under PREPAY_USER that of the user, the viewer's own when left out. None where the mandate is not
+    the viewer's, the user was never in it, or nobody is named and the viewer has no balance there;
+    Forbidden for a member who names another.
+    """
+    members = await _ever_members(connection, keys)
+    found: dict[tuple[str, str | None], BalanceView | Forbidden | None] = {}
+    asked: dict[tuple[str, str | None], tuple[str, str | None]] = {}
+    for mandate_id, user_id in keys:
+        if not viewer.may_see(mandate_id):
+            continue
         if user_id is None:
-            user_id = viewer.user_id if mandate_id in viewer.roles else None
-        elif only not in (None, user_id):
-            raise Forbidden("userId names another user: only admins see the balances of others.")
-        elif not await _was_ever_member(connection, mandate_id, user_id):
-            return None
-        balance = (await balances_by_user(connection, [(mandate_id, user_id)]))[0]
-    if balance is None:
-        raise BadInput("userId is required: you have no balance of your own in this mandate.")
-    return balance
+            own = viewer.user_id if mandate_id in viewer.roles else None
+            asked[mandate_id, user_id] = mandate_id, own
+        elif viewer.only_user(mandate_id) not in (None, user_id):
+            found[mandate_id, user_id] = Forbidden(
+                "userId names another user: only admins see the balances of others."
+            )
+        elif (mandate_id, user_id) in members:
+            asked[mandate_id, user_id] = mandate_id, user_id
+    balances = await balances_by_user(connection, list(asked.values())) if asked else []
+    found |= zip(asked, balances, strict=True)
+    return [found.get(key) for key in keys]
 
 
 async def list_balances(database: Database, viewer: Viewer) -> Sequence[BalanceView]:
@@ -298,14 +321,20 @@ def _balance_view(
     )
 
 
-async def _was_ever_member(connection: AsyncConnection, mandate_id: str, user_id: str) -> bool:
-    """Also true for users who have left: their account and history stay."""
-    found = await connection.execute(
-        select(memberships.c.user_id).where(
-            memberships.c.mandate_id == mandate_id, memberships.c.user_id == user_id
+async def _ever_members(
+    connection: AsyncConnection, keys: Sequence[tuple[str, str | None]]
+) -> set[tuple[str, str]]:
+    """Also users who have left: their account and history stay."""
+    named = {user_id for _, user_id in keys if user_id is not None}
+    if not named:
+        return set()
+    rows = await connection.execute(
+        select(memberships.c.mandate_id, memberships.c.user_id).where(
+            memberships.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}),
+            memberships.c.user_id.in_(named),
         )
     )
-    return found.first() is not None
+    return {(mandate_id, user_id) for mandate_id, user_id in rows}
 
 
 async def update_account(

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from operator import eq, ge, le, lt
 from typing import Any
 
-from sqlalchemy import Column, Select, case, false, func, select
+from sqlalchemy import Column, Select, bindparam, case, false, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.models import (
@@ -18,7 +19,14 @@ from app.billing.models import (
 )
 from app.billing.money import MAX_TRANSACTION, ZERO
 from app.billing.paging import Keyset, Page, PageArguments, check_wanted, contains, fetch_page, once
-from app.billing.types import IdempotencyKey, exact_sum, last_key
+from app.billing.types import (
+    EPOCH,
+    IdempotencyKey,
+    exact_sum,
+    first_key,
+    last_key,
+    unindexed,
+)
 from app.billing.viewer import Viewer, sees
 from app.database import Database
 
@@ -35,6 +43,24 @@ _ORDER_COLUMNS: dict[TransactionOrderField, tuple[Column[Any], ...]] = {
     TransactionOrderField.OCCURRED_AT: (transactions.c.occurred_at, transactions.c.id),
     TransactionOrderField.AMOUNT: (transactions.c.amount, transactions.c.id),
 }
+_EQUAL = (
+    "user_id",
+    "account_id",
+    "transaction_type",
+    "reference_type",
+    "workflow_id",
+    "feature_code",
+    "aicore_provider",
+    "aicore_model",
+)
+_INDEXED: dict[TransactionOrderField, set[str]] = {
+    TransactionOrderField.CREATED_AT: {"id", "idempotency_key", *_EQUAL},
+    TransactionOrderField.OCCURRED_AT: {"occurred_at", "idempotency_key"},
+    TransactionOrderField.AMOUNT: {"amount", "idempotency_key"},
+}
+"""The columns whose conditions an index meets in that order: a page reads little more than itself."""
+_AHEAD = timedelta(hours=1)
+"""More than any call is dated ahead of being written, machines whose clocks differ included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +103,13 @@ async def list_transactions(
     mandate_id: str,
     *,
     filter: TransactionFilter,  # noqa: A002
-    order_by: TransactionOrderField,
-    descending: bool,
+    order_by: TransactionOrderField | None = None,
+    descending: bool = True,
     page: PageArguments,
 ) -> Page | None:
     """A mandate's transactions that the viewer may see; None where it is not the viewer's.
+
+    Without an order, newest first by the time that the filter bounds, so that an index has the page.
 
     BadInput for a page or a filter that no row can meet.
     """
@@ -91,7 +119,8 @@ async def list_transactions(
     check_wanted(filter.aicore_model, "aicoreModel")
     check_wanted(filter.idempotency_key, "idempotencyKey", IdempotencyKey.most)
     only_user = viewer.only_user(mandate_id)
-    query = _matching(mandate_id, only_user, filter)
+    order_by = order_by or _usual_order(filter)
+    query = _matching(mandate_id, only_user, filter, order_by)
     if filter.idempotency_key is not None and not viewer.may_read_keys(mandate_id):
         query = query.where(false())
     keyset = Keyset(
@@ -198,49 +227,49 @@ async def _by_key(
     return [found.get(key) for key in keys]
 
 
+def _usual_order(filter: TransactionFilter) -> TransactionOrderField:  # noqa: A002
+    if filter.occurred_from is None and filter.occurred_to is None:
+        return TransactionOrderField.CREATED_AT
+    return TransactionOrderField.OCCURRED_AT
+
+
 def _matching(
     mandate_id: str,
     only_user: str | None,
     filter: TransactionFilter,  # noqa: A002
+    order_by: TransactionOrderField = TransactionOrderField.CREATED_AT,
 ) -> Select[Any]:
     columns = transactions.c
     query = select(transactions).where(columns.mandate_id == mandate_id)
-    if only_user is not None:
-        query = query.where(columns.user_id == only_user)
-    for name in (
-        "transaction_type",
-        "reference_type",
-        "user_id",
-        "account_id",
-        "workflow_id",
-        "feature_code",
-        "aicore_provider",
-        "aicore_model",
-        "idempotency_key",
+    for name, compare, value in (
+        ("user_id", eq, only_user),
+        *((name, eq, getattr(filter, name)) for name in (*_EQUAL, "idempotency_key")),
+        ("id", ge, filter.created_from and first_key(filter.created_from)),
+        ("id", lt, filter.created_to and first_key(filter.created_to)),
+        ("occurred_at", ge, filter.occurred_from),
+        ("occurred_at", lt, filter.occurred_to),
+        ("amount", ge, _clamped(filter.min_amount)),
+        ("amount", le, _clamped(filter.max_amount)),
     ):
-        value = getattr(filter, name)
-        if value is not None:
-            query = query.where(columns[name] == value)
-    if filter.min_amount is not None:
-        query = query.where(columns.amount >= _clamped(filter.min_amount))
-    if filter.max_amount is not None:
-        query = query.where(columns.amount <= _clamped(filter.max_amount))
-    if filter.created_from is not None:
-        query = query.where(columns.created_at >= filter.created_from)
-    if filter.created_to is not None:
-        query = query.where(columns.created_at < filter.created_to)
-    if filter.occurred_from is not None:
-        query = query.where(columns.occurred_at >= filter.occurred_from)
-    if filter.occurred_to is not None:
-        query = query.where(columns.occurred_at < filter.occurred_to)
+        if value is None:
+            continue
+        if name in _INDEXED[order_by]:
+            query = query.where(compare(columns[name], value))
+        else:
+            # PostgreSQL may plan a parameter once for all: a range must be planned for itself,
+            # or pages of many rows decide how one of few is read.
+            wanted = bindparam(None, value, columns[name].type, literal_execute=compare is not eq)
+            query = query.where(compare(unindexed(columns[name]), wanted))
+    if filter.occurred_from is not None and order_by is TransactionOrderField.CREATED_AT:
+        query = query.where(columns.id >= first_key(max(filter.occurred_from, EPOCH) - _AHEAD))
     if filter.search is not None:
         query = query.where(contains(filter.search, columns.description))
     return query
 
 
-def _clamped(amount: Decimal) -> Decimal:
+def _clamped(amount: Decimal | None) -> Decimal | None:
     """A bound beyond what any row holds, brought to where 64 bits can compare it."""
-    return max(-MAX_TRANSACTION - 1, min(amount, MAX_TRANSACTION + 1))
+    return amount and max(-MAX_TRANSACTION - 1, min(amount, MAX_TRANSACTION + 1))
 
 
 def _of_accounts(mandate_id: str) -> Select[Any]:

@@ -116,6 +116,22 @@ def _order_by_halves(element: sum_order, compiler: SQLCompiler, **options: Any) 
     return f"printf('%019d%09d', 4000000000000000000 + {whole}, {positive})"
 
 
+class unindexed(FunctionElement[Any]):
+    """A column to compare row by row, where SQLite, which has no statistics, would take its index."""
+
+    inherit_cache = True
+
+
+@compiles(unindexed)
+def _as_it_is(element: unindexed, compiler: SQLCompiler, **options: Any) -> str:
+    return compiler.process(element.clauses, **options)
+
+
+@compiles(unindexed, "sqlite")
+def _plus(element: unindexed, compiler: SQLCompiler, **options: Any) -> str:
+    return f"+{compiler.process(element.clauses, **options)}"
+
+
 class Instant(TypeDecorator[datetime]):
     """A point in time with microseconds. Aware UTC in Python; SQLite keeps it as naive UTC text."""
 
@@ -187,7 +203,7 @@ Document = JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postg
 """A small JSON value; None is SQL NULL."""
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _KEY = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _RANDOM_BITS = 62
 _random = SystemRandom().getrandbits
@@ -213,7 +229,7 @@ def last_key(at: datetime) -> str:
 
 
 def _key(at: datetime, low: int) -> str:
-    since = max(at - _EPOCH, timedelta(0))  # nothing was written before, and a key has no sign
+    since = max(at - EPOCH, timedelta(0))  # nothing was written before, and a key has no sign
     milliseconds, rest = divmod(since // timedelta(microseconds=1), 1000)
     fraction = rest * 4096 // 1000
     number = milliseconds << 80 | 7 << 76 | fraction << 64 | 2 << _RANDOM_BITS | low
