@@ -21,10 +21,10 @@ from rich.progress import Progress
 from sqlalchemy import make_url, select
 from sqlalchemy.exc import DBAPIError
 
-from app import demo, imports, migrate
+from app import demo, export, imports, migrate, parameters
 from app.auth import issue_token
 from app.billing import directory, verify
-from app.billing.errors import BillingError, Unauthenticated
+from app.billing.errors import BillingError, RequestError, Unauthenticated
 from app.billing.models import UserKind, mandates
 from app.billing.roll_up import rebuild_roll_up
 from app.billing.usage import UsageOutcome
@@ -68,6 +68,7 @@ def main() -> None:
         _fail(error.message)
     except (
         _Failure,
+        RequestError,
         SettingsError,
         migrate.WrongRevision,
         demo.NotEmpty,
@@ -319,6 +320,31 @@ async def import_usage(
         typer.echo(f"and {rejected - len(report.rejected)} more", err=True)
     if rejected:
         raise typer.Exit(1)
+
+
+@_command("export")
+async def write_export(
+    kind: Annotated[export.ExportKind, typer.Argument(help="What to export.")],
+    mandate_id: Annotated[str, typer.Argument(metavar="MANDATE", help="The mandate's id.")],
+    given: Annotated[
+        list[str] | None, typer.Argument(metavar="[NAME=VALUE]...", help=export.HELP)
+    ] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write, else stdout.")] = None,
+) -> None:
+    """Writes transactions or usage of a mandate as CSV. A file is replaced only by a whole one.
+
+    For example: billing export usage acme from=2026-01-01 to=2027-01-01 granularity=MONTH
+    """
+    asked = [("mandateId", mandate_id), *parameters.split(given or ())]
+    async with _migrated(load_settings()) as database:
+        wanted = await export.open_export(database, OPERATOR, kind, asked)
+        if output is None:
+            async for chunk in wanted.chunks():
+                typer.echo(chunk, nl=False)
+        else:
+            with _progress() as bars:
+                await wanted.save(output, bars)
+            typer.echo(f"{wanted.written:,} rows are in {output}.")
 
 
 @_command()

@@ -1,15 +1,19 @@
-"""The HTTP server: one GraphQL endpoint over one database. The only module that imports the schema."""
+"""The HTTP server: GraphQL and exports over one database. The only module that imports the schema."""
 
+import logging
+import re
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from cross_web import HTTPException
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
@@ -17,28 +21,51 @@ from strawberry.asgi import GraphQL
 from strawberry.http import GraphQLHTTPResponse
 
 from app.auth import Authenticator
-from app.billing.errors import Unauthenticated
+from app.billing.errors import BillingError, Unauthenticated
 from app.billing.viewer import Viewer, load_viewer
 from app.config import Environment, Settings, load_settings
 from app.database import Database
 from app.dispatcher import dispatching
+from app.export import Export, ExportKind, open_export
 from app.migrate import check_revision
 from schema import schema
 from schema.context import Context
-from schema.errors import explain
+from schema.errors import explain, shorten
 
 _STATUS = {"UNAUTHENTICATED": 401, "UNAVAILABLE": 503}
+_EXPORT_STATUS = {**_STATUS, "BAD_USER_INPUT": 400, "FORBIDDEN": 403}
+
+logger = logging.getLogger("billing.server")
+
+
+class Doorkeeper:
+    """Says who asks."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._authenticator = Authenticator(settings)
+        self._database = database
+
+    async def viewer(self, authorization: str | None) -> Viewer | None:
+        """The user that a bearer token names; None without a token."""
+        if authorization is None:
+            return None
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer":
+            raise Unauthenticated("Send a token as: Authorization: Bearer …")
+        user_id = self._authenticator.subject(token.strip())
+        async with self._database.read() as connection:
+            return await load_viewer(connection, user_id)
 
 
 class GraphQLView(GraphQL[Context, None]):
     """Turns a request into a viewer and a fresh context, and errors into JSON with a code."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, door: Doorkeeper) -> None:
         in_development = settings.environment == Environment.DEVELOPMENT
         super().__init__(schema, graphql_ide="graphiql" if in_development else None)
         self._database = database
         self._providers = settings.providers
-        self._authenticator = Authenticator(settings)
+        self._door = door
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -50,8 +77,7 @@ class GraphQLView(GraphQL[Context, None]):
             extensions = {"code": "BAD_USER_INPUT"}
             response = _refusal(error.reason, extensions, error.status_code)
         except Exception as error:
-            message, extensions = explain(error, uuid.uuid4().hex)
-            response = _refusal(message, extensions, _STATUS.get(extensions["code"], 500))
+            response = _refuse(error, _STATUS)
         if response.status_code == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)
@@ -62,19 +88,9 @@ class GraphQLView(GraphQL[Context, None]):
         return Context(
             database=self._database,
             providers=self._providers,
-            known_viewer=await self._viewer(request.headers.get("authorization")),
+            known_viewer=await self._door.viewer(request.headers.get("authorization")),
             request_id=uuid.uuid4().hex,
         )
-
-    async def _viewer(self, authorization: str | None) -> Viewer | None:
-        if authorization is None:
-            return None
-        scheme, _, token = authorization.partition(" ")
-        if scheme.lower() != "bearer":
-            raise Unauthenticated("Send a token as: Authorization: Bearer …")
-        user_id = self._authenticator.subject(token.strip())
-        async with self._database.read() as connection:
-            return await load_viewer(connection, user_id)
 
     def decode_json(self, data: str | bytes) -> object:
         decoded = orjson.loads(data)
@@ -100,13 +116,65 @@ class GraphQLView(GraphQL[Context, None]):
         return response
 
 
+class ExportResponse(StreamingResponse):
+    """A file to save. One that breaks off ends the connection: nobody takes the part for the whole."""
+
+    def __init__(self, export: Export, with_body: bool) -> None:
+        super().__init__(
+            export.chunks() if with_body else (),
+            media_type="text/csv",
+            headers={
+                "Content-Disposition": _attachment(export.name),
+                "Cache-Control": "no-store",
+                "X-Content-Type-Options": "nosniff",
+            },
+        )
+        self._name = export.name
+
+    async def stream_response(self, send: Send) -> None:
+        try:
+            await super().stream_response(send)
+        except Exception as error:
+            message, _ = explain(error, uuid.uuid4().hex)  # which logs what is unexpected
+            logger.error("the export %s broke off: %s", self._name, message)  # noqa: TRY400
+
+
+def _attachment(name: str) -> str:
+    """What tells a browser to save a file under this name (RFC 6266)."""
+    plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
+    exact = "" if plain == name else f"; filename*=UTF-8''{quote(name)}"
+    return f'attachment; filename="{plain}"{exact}'
+
+
+async def _export(
+    request: Request, *, kind: ExportKind, database: Database, door: Doorkeeper
+) -> Response:
+    try:
+        viewer = await door.viewer(request.headers.get("authorization"))
+        if viewer is None:
+            raise Unauthenticated("Send a token: Authorization: Bearer …")
+        parameters = request.query_params.multi_items()
+        export = await open_export(database, viewer, kind, parameters)
+    except BillingError as error:
+        return _refusal(error.message, {"code": error.code}, 404)
+    except Exception as error:
+        return _refuse(error, _EXPORT_STATUS)
+    return ExportResponse(export, with_body=request.method != "HEAD")
+
+
 def _code(error: Any) -> str | None:
     return (error.get("extensions") or {}).get("code")
 
 
-def _refusal(message: str, extensions: dict[str, str], status: int) -> Response:
+def _refuse(error: Exception, statuses: Mapping[str, int]) -> Response:
+    message, extensions = explain(error, uuid.uuid4().hex)
+    return _refusal(shorten(message), extensions, statuses.get(extensions["code"], 500))
+
+
+def _refusal(message: str, extensions: Mapping[str, str], status: int) -> Response:
     body = {"errors": [{"message": message, "extensions": extensions}]}
-    return Response(orjson.dumps(body), status, media_type="application/json")
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None
+    return Response(orjson.dumps(body), status, headers, media_type="application/json")
 
 
 def create_app(settings: Settings | None = None) -> Starlette:
@@ -121,8 +189,13 @@ def create_app(settings: Settings | None = None) -> Starlette:
             async with dispatching(settings, database):
                 yield
 
-    view = GraphQLView(settings, database)
-    return Starlette(routes=[Route("/graphql", view, methods=["GET", "POST"])], lifespan=lifespan)
+    door = Doorkeeper(settings, database)
+    view = GraphQLView(settings, database, door)
+    routes = [Route("/graphql", view, methods=["GET", "POST"])]
+    for kind in ExportKind:
+        export = partial(_export, kind=kind, database=database, door=door)
+        routes.append(Route(f"/export/{kind}.csv", export, methods=["GET"]))
+    return Starlette(routes=routes, lifespan=lifespan)
 
 
 def schema_text() -> str:

@@ -8,22 +8,28 @@ import asyncio
 import fcntl
 import os
 import shutil
+import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import make_url
 from sqlmodel import SQLModel
 
+from app.__main__ import main
 from app.billing import models  # noqa: F401  (fills the metadata)
 from app.config import Settings
 from app.database import Database
 from app.migrate import migrate
 from tests.api import Api, serving
+
+Billing = Callable[..., tuple[int, str, str]]
+OnDatabase = Callable[..., Any]
 
 # What a crash may cost is no concern of a server that lives as long as one run.
 _FAST = [
@@ -176,3 +182,40 @@ async def api(database_url: str) -> AsyncIterator[Api]:
     """The server on that database."""
     async with serving(Settings(database_url=database_url)) as api:
         yield api
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Billing:
+    """Runs a command without any setting and returns its exit code and what it wrote."""
+    for name in list(os.environ):
+        if name.startswith("BILLING_"):
+            monkeypatch.delenv(name)
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["billing", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        return int(end.value.code or 0), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def billing(command: Billing, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Billing:
+    """Runs a command on an empty, migrated database."""
+    monkeypatch.setenv("BILLING_DATABASE_URL", database_url)
+    return command
+
+
+@pytest.fixture
+def on_database(database_url: str) -> OnDatabase:
+    """Runs a coroutine function on that database."""
+
+    def run(work: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
+        async def connected() -> Any:
+            async with Database(database_url) as database:
+                return await work(database, *arguments, **options)
+
+        return asyncio.run(connected())
+
+    return run

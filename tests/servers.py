@@ -77,6 +77,10 @@ class Server:
             stdout=subprocess.DEVNULL,  # a line for each request
         )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def wait_until_it_listens(self) -> None:
         deadline = time.monotonic() + 60
         while True:

@@ -1,12 +1,9 @@
 """The command line: what each command does and prints, and that a failure is one line and exit code 1."""
 
-import asyncio
 import json
-import os
 import socket
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +11,13 @@ import pytest
 import uvicorn
 from rich.progress import Progress
 
-from app.__main__ import main
 from app.auth import Authenticator
 from app.billing.models import UserKind, mandates, transactions, users
 from app.config import load_settings
-from app.database import Database
 from app.imports import HEADER
 from app.migrate import revision_needed
 from app.server import schema_text
+from tests.conftest import Billing, OnDatabase
 from tests.world import (
     MANDATE,
     add_mandate,
@@ -32,46 +28,6 @@ from tests.world import (
     run_sql,
     usage_event,
 )
-
-Billing = Callable[..., tuple[int, str, str]]
-OnDatabase = Callable[..., Any]
-
-
-@pytest.fixture
-def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Billing:
-    """Runs a command without any setting and returns its exit code and what it wrote."""
-    for name in list(os.environ):
-        if name.startswith("BILLING_"):
-            monkeypatch.delenv(name)
-
-    def run(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["billing", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        return int(end.value.code or 0), *capsys.readouterr()
-
-    return run
-
-
-@pytest.fixture
-def billing(command: Billing, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Billing:
-    """Runs a command on an empty, migrated database."""
-    monkeypatch.setenv("BILLING_DATABASE_URL", database_url)
-    return command
-
-
-@pytest.fixture
-def on_database(database_url: str) -> OnDatabase:
-    """Runs a coroutine function on that database."""
-
-    def run(work: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
-        async def connected() -> Any:
-            async with Database(database_url) as database:
-                return await work(database, *arguments, **options)
-
-        return asyncio.run(connected())
-
-    return run
 
 
 def failure(message: str) -> tuple[int, str, str]:
@@ -89,6 +45,7 @@ def test_help_names_every_command(command: Billing) -> None:
         "token",
         "seed-demo",
         "import-usage",
+        "export",
         "verify-ledger",
         "export-schema",
     ):

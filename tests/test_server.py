@@ -11,7 +11,7 @@ from app.billing import settings
 from app.config import Settings
 from app.database import Database
 from app.migrate import WrongRevision
-from app.server import GraphQLView, create_app
+from app.server import Doorkeeper, create_app
 from tests.api import Api, add_people, serving
 from tests.world import SYSADMIN, add_user, dump
 
@@ -110,7 +110,7 @@ async def test_a_database_that_is_away(database_url: str, monkeypatch: pytest.Mo
                 async def known(*_: Any) -> Any:
                     return SYSADMIN
 
-                monkeypatch.setattr(GraphQLView, "_viewer", known)
+                monkeypatch.setattr(Doorkeeper, "viewer", known)
             for query in ("{ mandates { totalCount } }", CREDIT):
                 answer = await api("root", query)
                 assert (answer.status, answer.codes) == (503, ["UNAVAILABLE"])
