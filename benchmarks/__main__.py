@@ -47,7 +47,7 @@ def _arguments() -> argparse.Namespace:
         " PostgreSQL server of its own, in a temporary directory that is removed at the end. Then"
         " it asks each ledger in turn what dashboards ask, through the GraphQL schema and without"
         " HTTP, and prints the medians.",
-        epilog="All three sizes take about ten minutes and 20 GB on two cores. The server does"
+        epilog="All three sizes take ten to fifteen minutes and 15 GB on two cores. The server does"
         " without fsync, for the loading; nothing is written while it measures. The aim for"
         f" statistics and pages: at most {AIM} times as long on the largest ledger as on the"
         " smallest.",
@@ -168,7 +168,9 @@ def _print(times: Times, bound: set[str], rounds: int) -> None:
         aim = "" if name not in bound else "met" if ratio <= AIM else "[red]above"
         medians = (f"{statistics.median(by_size[rows]):.1f}" for rows in sizes)
         table.add_row(name, *medians, f"{ratio:.2f}", aim)
-    Console().print(table)
+    console = Console()
+    # A file or a pipe has no width of its own: there rich would wrap at 80.
+    console.print(table, width=console.width if console.is_terminal else 100)
 
 
 def _figures(times: Times, bound: set[str]) -> list[dict[str, object]]:

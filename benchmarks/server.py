@@ -16,7 +16,7 @@ _FAST = (
     "ALTER SYSTEM SET fsync = off",
     "ALTER SYSTEM SET synchronous_commit = off",
     "ALTER SYSTEM SET full_page_writes = off",
-    "ALTER SYSTEM SET max_wal_size = '16GB'",
+    "ALTER SYSTEM SET max_wal_size = '4GB'",
 )
 
 
