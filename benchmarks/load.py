@@ -5,7 +5,7 @@ The rows are those that the domain would have written. Nothing is measured here.
 
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import accumulate
 from typing import Any
@@ -24,6 +24,7 @@ from app.billing.models import (
     transactions,
 )
 from app.billing.money import ZERO
+from app.billing.roll_up import total_days
 from app.billing.settings import update_settings
 from app.billing.types import new_key
 from app.billing.viewer import OPERATOR
@@ -189,19 +190,6 @@ GROUP BY 1, 2, 3, 4, 5, 6, 7
 ORDER BY 2
 """)
 
-_TOTAL = """
-INSERT INTO daily_total (
-    mandate_id, local_date, aicore_provider, aicore_model, feature_code, cost, transaction_count
-)
-SELECT
-    mandate_id, local_date, aicore_provider, aicore_model, feature_code, sum(cost),
-    sum(transaction_count)
-FROM daily_usage
-WHERE local_date < :until
-GROUP BY 1, 2, 3, 4, 5
-ORDER BY 2
-"""
-
 _CONSTRAINTS = """
 SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint
 WHERE conrelid = '"transaction"'::regclass AND contype IN ('p', 'u', 'f')
@@ -224,7 +212,7 @@ async def load(
         async with database.engine.begin() as connection:
             await connection.exec_driver_sql(_MEMORY)
             await connection.execute(_ROLL_UP, {"zone": ZONE})
-    await _total_days(database, (now - timedelta(hours=13)).date())
+    await total_days(database, now)
     async with database.read() as connection:  # so that indexes alone can answer
         await connection.exec_driver_sql("VACUUM (ANALYZE)")
 
@@ -355,12 +343,3 @@ def _hours(rows: int, now: datetime) -> Iterator[tuple[int, int]]:
         if until > before:
             yield (hour - _EPOCH) // _MICROSECOND, until - before
         before = until
-
-
-async def _total_days(database: Database, until: date) -> None:
-    """What the server's housekeeping does with days that are over."""
-    async with database.engine.begin() as connection:
-        await connection.execute(text(_TOTAL), {"until": until})
-        await connection.execute(
-            text("UPDATE billing_settings SET totalled_until = :until"), {"until": until}
-        )

@@ -99,7 +99,7 @@ async def questions(database: Database, now: datetime) -> list[Question]:
     past = _months_before(today, 2)
     middle = {"after": await _cursor(database, now - timedelta(DAYS) / 2)}
     a_year = mandate | {"from": str(_months_before(today, 12)), "to": str(_months_before(today, 0))}
-    asked = [
+    return [
         Question(
             "a month by day, two months back",
             _BY_TIME,
@@ -122,8 +122,6 @@ async def questions(database: Database, now: datetime) -> list[Question]:
         ),
         Question("balances of a member", _BALANCES, viewer=_MEMBER, is_bound=False),
     ]
-    has_usage = "\n  usage(" in schema.as_str()
-    return [question for question in asked if has_usage or question.query is not _USAGE]
 
 
 async def ask(database: Database, question: Question) -> Mapping[str, Any]:
