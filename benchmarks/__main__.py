@@ -168,9 +168,8 @@ def _print(times: Times, bound: set[str], rounds: int) -> None:
         aim = "" if name not in bound else "met" if ratio <= AIM else "[red]above"
         medians = (f"{statistics.median(by_size[rows]):.1f}" for rows in sizes)
         table.add_row(name, *medians, f"{ratio:.2f}", aim)
-    console = Console()
-    # A file or a pipe has no width of its own: there rich would wrap at 80.
-    console.print(table, width=console.width if console.is_terminal else 100)
+    # In a file or a pipe it would be wrapped at 80.
+    Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
 def _figures(times: Times, bound: set[str]) -> list[dict[str, object]]:
