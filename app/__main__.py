@@ -4,10 +4,9 @@ An expected failure is one line on stderr and exit code 1; a traceback is a bug.
 """
 
 import asyncio
-import json
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import wraps
@@ -18,17 +17,17 @@ import typer
 import uvicorn
 from rich.console import Console
 from rich.progress import Progress
-from sqlalchemy import make_url, select
+from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
 from app import demo, export, imports, migrate, parameters
-from app.auth import issue_token
+from app.auth import is_active, issue_token
 from app.billing import directory, verify
-from app.billing.errors import BillingError, RequestError, Unauthenticated
-from app.billing.models import UserKind, mandates
+from app.billing.enums import UserKind
+from app.billing.errors import BillingError, RequestError
 from app.billing.roll_up import rebuild_roll_up
 from app.billing.usage import UsageOutcome
-from app.billing.viewer import OPERATOR, load_viewer
+from app.billing.viewer import OPERATOR
 from app.config import Environment, Settings, SettingsError, load_settings
 from app.database import Database, DatabaseUnavailable
 
@@ -43,6 +42,8 @@ cli = typer.Typer(
 )
 
 _DAY = 24 * 60 * 60
+_GRACE_SECONDS = 30
+"""How long the end of the server waits for requests under way, such as a slow download."""
 _Work = Callable[..., Coroutine[Any, Any, None]]
 _UserId = Annotated[str, typer.Argument(metavar="ID", help="The user's id, as in tokens.")]
 
@@ -142,31 +143,21 @@ def serve(
         async with _migrated(settings) as database:
             _check_free(host, port)
             if demo_users and settings.environment == Environment.DEVELOPMENT:
-                await _print_demo(settings, database, f"http://{host}:{port}/graphql")
+                typer.echo(
+                    await demo.invitation(settings, database, f"http://{host}:{port}/graphql")
+                )
 
     asyncio.run(prepare())
     if settings.smtp_url is None:
         typer.echo("BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.", err=True)
-    uvicorn.run("app.server:create_app", factory=True, host=host, port=port, workers=workers)
-
-
-async def _print_demo(settings: Settings, database: Database, address: str) -> None:
-    """Where GraphiQL is, and for a demo user of each role the lines to paste."""
-    typer.echo(f"GraphiQL: {address} (paste the braces of a user below into its Headers)\n")
-    query = json.dumps(
-        {"query": "{ viewer { user { displayName } } mandates(first: 3) { nodes { name } } }"}
+    uvicorn.run(
+        "app.server:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        timeout_graceful_shutdown=_GRACE_SECONDS,
     )
-    for role, user_id in demo.ROLES.items():
-        if await _is_active(database, user_id):
-            bearer = f"Bearer {issue_token(settings, user_id, _DAY)}"
-            typer.echo(
-                f"As {user_id}, {role}:\n"
-                f'{{"Authorization": "{bearer}"}}\n'
-                f"curl {address} -H 'Authorization: {bearer}'"
-                f" -H 'Content-Type: application/json' -d '{query}'\n"
-            )
-        else:
-            typer.echo(f"There is no {user_id} in this database: `billing token ID` helps.\n")
 
 
 def _check_free(host: str, port: int) -> None:
@@ -238,18 +229,9 @@ async def token(
     """Prints a bearer token for a user, and nothing else."""
     settings = load_settings()
     async with _migrated(settings) as database:
-        if not await _is_active(database, user_id):
+        if not await is_active(database, user_id):
             raise _Failure(f"User {user_id} is unknown or disabled.")
     typer.echo(issue_token(settings, user_id, ttl))
-
-
-async def _is_active(database: Database, user_id: str) -> bool:
-    async with database.read() as connection:
-        try:
-            await load_viewer(connection, user_id)
-        except Unauthenticated:
-            return False
-    return True
 
 
 @_command()
@@ -352,7 +334,7 @@ async def verify_ledger() -> None:
     """Computes every stored figure again from the transactions, while others write."""
     wrong = 0
     async with _migrated(load_settings()) as database:
-        mandate_ids = await _mandate_ids(database)
+        mandate_ids = await directory.mandate_ids(database)
         with _progress() as bars:
             for mandate_id in bars.track(mandate_ids, description="Verifying"):
                 async with database.snapshot() as connection:
@@ -365,17 +347,11 @@ async def verify_ledger() -> None:
     typer.echo(f"{len(mandate_ids)} mandates: every figure follows from the transactions.")
 
 
-async def _mandate_ids(database: Database) -> Sequence[str]:
-    async with database.read() as connection:
-        query = select(mandates.c.id).order_by(mandates.c.id)
-        return (await connection.execute(query)).scalars().all()
-
-
 @_command()
 async def rebuild_rollups() -> None:
     """Computes the daily roll-up that statistics read again from the transactions, while others write."""
     async with _migrated(load_settings()) as database:
-        mandate_ids = await _mandate_ids(database)
+        mandate_ids = await directory.mandate_ids(database)
         with _progress() as bars:
             task = bars.add_task("Rebuilding", total=len(mandate_ids))
             for place, mandate_id in enumerate(mandate_ids):

@@ -5,7 +5,9 @@ from datetime import UTC, datetime, timedelta
 import jwt
 
 from app.billing.errors import Unauthenticated
+from app.billing.viewer import load_viewer
 from app.config import MIN_SECRET_BYTES, Settings
+from app.database import Database
 
 _ALGORITHM = "HS256"
 
@@ -21,6 +23,16 @@ def issue_token(settings: Settings, user_id: str, ttl_seconds: int) -> str:
         "exp": now + timedelta(seconds=ttl_seconds),
     }
     return jwt.encode(claims, _key(settings), algorithm=_ALGORITHM)
+
+
+async def is_active(database: Database, user_id: str) -> bool:
+    """Whether a token for this user would be accepted."""
+    async with database.read() as connection:
+        try:
+            await load_viewer(connection, user_id)
+        except Unauthenticated:
+            return False
+    return True
 
 
 class Authenticator:

@@ -3,6 +3,7 @@
 The same seed and the same `now` give the same users, events, amounts and balances.
 """
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,24 +16,21 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import delete, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.auth import is_active, issue_token
 from app.billing.credits import add_credit
 from app.billing.directory import upsert_mandate, upsert_membership, upsert_user
-from app.billing.models import (
-    BillingModel,
-    MembershipRole,
-    ReferenceType,
-    UserKind,
-    mandates,
-    outbox,
-)
+from app.billing.enums import BillingModel, MembershipRole, ReferenceType, UserKind
+from app.billing.models import mandates, outbox
 from app.billing.money import ZERO
 from app.billing.settings import update_settings
 from app.billing.usage import MAX_EVENTS, UsageEvent, record_usage
 from app.billing.viewer import OPERATOR
+from app.config import Settings
 from app.database import Database
 
 SEED = 1
 SYSADMIN, ADMIN, MEMBER, GATEWAY = "demo-sysadmin", "university-admin", "member-one", "gateway"
+_DAY = 24 * 60 * 60
 ROLES = {
     "a sysadmin": SYSADMIN,
     "a mandate admin": ADMIN,
@@ -304,3 +302,23 @@ def _event(
         aicore_model=model,
         occurred_at=occurred_at,
     )
+
+
+async def invitation(settings: Settings, database: Database, address: str) -> str:
+    """Where GraphiQL is, and for a demo user of each role the lines to paste."""
+    lines = [f"GraphiQL: {address} (paste the braces of a user below into its Headers)\n"]
+    query = json.dumps(
+        {"query": "{ viewer { user { displayName } } mandates(first: 3) { nodes { name } } }"}
+    )
+    for role, user_id in ROLES.items():
+        if await is_active(database, user_id):
+            bearer = f"Bearer {issue_token(settings, user_id, _DAY)}"
+            lines.append(
+                f"As {user_id}, {role}:\n"
+                f'{{"Authorization": "{bearer}"}}\n'
+                f"curl {address} -H 'Authorization: {bearer}'"
+                f" -H 'Content-Type: application/json' -d '{query}'\n"
+            )
+        else:
+            lines.append(f"There is no {user_id} in this database: `billing token ID` helps.\n")
+    return "\n".join(lines)

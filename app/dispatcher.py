@@ -23,8 +23,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from standardwebhooks import Webhook
 
 from app.billing import outbox
+from app.billing.enums import BillingModel, Channel, NoticeType
 from app.billing.holds import expire_holds
-from app.billing.models import BillingModel, Channel, NoticeType
 from app.billing.roll_up import total_days
 from app.config import Settings, mail_sender
 from app.database import Database, DatabaseUnavailable

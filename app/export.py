@@ -20,7 +20,6 @@ from rich.progress import Progress
 
 from app.billing.directory import find_mandate
 from app.billing.errors import BadInput
-from app.billing.models import TransactionType
 from app.billing.money import format_decimal
 from app.billing.paging import MAX_PAGE, Page, PageArguments
 from app.billing.periods import Granularity
@@ -28,6 +27,7 @@ from app.billing.statistics import UsageDimension, UsageFilter, find_usage
 from app.billing.transactions import (
     TransactionFilter,
     TransactionOrderField,
+    balance_before,
     list_transactions,
 )
 from app.billing.viewer import Viewer, mandate_not_found
@@ -77,7 +77,7 @@ class _TransactionArguments:
     """What says which transactions, beside their filter."""
 
     mandate_id: str
-    order_by: TransactionOrderField = TransactionOrderField.CREATED_AT
+    order_by: TransactionOrderField | None = None
     direction: Direction = Direction.DESC
 
 
@@ -186,11 +186,10 @@ async def _export_transactions(
 
 def _transaction_row(row: Any, viewer: Viewer, currency: str) -> _Row:
     """The cells of a transaction, without what the viewer may not read in it."""
-    moved = row.amount if row.transaction_type == TransactionType.CREDIT else -row.amount
     cells = {
         **row._mapping,
         "currency": currency,
-        "balance_before": row.balance_after - moved,
+        "balance_before": balance_before(row),
     }
     if not viewer.may_read_keys(row.mandate_id):
         cells["idempotency_key"] = None
@@ -268,8 +267,6 @@ def _file_name(kind: ExportKind, mandate_id: str) -> str:
 _SIGNS = r"=+\-@\uff1d\uff0b\uff0d\uff20"  # and their wide forms, which are read like them
 # What a spreadsheet takes for a formula; it drops blanks and line breaks to find one.
 _FORMULA = re.compile(rf"[\t\r\n]|\s*[{_SIGNS}]")
-# Where lists are separated by semicolons, these begin a cell or a row, quoted or not.
-_FORMULA_WITHIN = re.compile(rf"[;\r\n](?=[^\S\r\n]*[{_SIGNS}])")
 
 
 def _csv(rows: Iterable[_Row]) -> bytes:
@@ -290,6 +287,4 @@ def _cell(value: object) -> object:
 
 
 def _harmless(text: str) -> str:
-    if _FORMULA_WITHIN.search(text):
-        text = _FORMULA_WITHIN.sub(r"\g<0>'", text)
     return f"'{text}" if _FORMULA.match(text) else text

@@ -7,7 +7,7 @@ from typing import Annotated, cast
 import strawberry
 
 from app.billing import accounts
-from app.billing.models import AccountType, BillingModel
+from app.billing.enums import AccountType, BillingModel
 from app.billing.paging import PageArguments
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors

@@ -6,7 +6,7 @@ from typing import Any
 import strawberry
 
 from app.billing import credits
-from app.billing.models import ReferenceType
+from app.billing.enums import ReferenceType
 from schema.accounts import Account, Balance
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors

@@ -4,7 +4,7 @@ from enum import Enum
 
 import strawberry
 
-from app.billing import errors, models, periods, statistics, transactions, usage
+from app.billing import enums, errors, periods, statistics, transactions, usage
 
 
 def _document(enum: type[Enum], description: str, **values: str) -> None:
@@ -21,7 +21,7 @@ class SortDirection(Enum):
 
 
 _document(
-    models.BillingModel,
+    enums.BillingModel,
     "Who pays for the AI calls of a mandate.",
     PREPAY_USER="Each user has credit of their own; spending stops when it is used up.",
     PREPAY_MANDATE="All users share the mandate's credit; spending stops when it is used up.",
@@ -29,20 +29,20 @@ _document(
     UNLIMITED="Usage is counted and never refused for want of money.",
 )
 _document(
-    models.AccountType,
+    enums.AccountType,
     "Whose account it is.",
     USER="One user's, in one mandate; pays under PREPAY_USER.",
     MANDATE="The mandate's own; pays under PREPAY_MANDATE and CREDIT_POSTPAY.",
     UNLIMITED="The mandate's running total of usage under UNLIMITED; never owed, never spent from.",
 )
 _document(
-    models.TransactionType,
+    enums.TransactionType,
     "Which way a transaction moves the balance.",
     CREDIT="Up.",
     DEBIT="Down.",
 )
 _document(
-    models.ReferenceType,
+    enums.ReferenceType,
     "What a transaction was written for.",
     ADMIN="An admin's credit or correction.",
     PAYMENT="Money received or paid out.",
@@ -52,19 +52,19 @@ _document(
     TRANSFER="Between two accounts of one mandate.",
 )
 _document(
-    models.MembershipRole,
+    enums.MembershipRole,
     "What a user may see of a mandate.",
     MEMBER="Their own balance, usage, holds and transactions.",
     ADMIN="All of the mandate.",
 )
 _document(
-    models.UserKind,
+    enums.UserKind,
     "Whether a person or a program.",
     HUMAN="A person.",
     SERVICE="A program, such as the AI gateway: it sees every mandate and may spend for users.",
 )
 _document(
-    models.PeriodType,
+    enums.PeriodType,
     "A period of the calendar: of a statistic, or of a spend limit.",
     DAY="A statistic of one month, by day; a limit for each day.",
     MONTH="A statistic of one year, by month; a limit for each month.",
@@ -91,7 +91,7 @@ _document(
     REJECTED="It was not written; the error says why.",
 )
 _document(
-    models.HoldStatus,
+    enums.HoldStatus,
     "What has become of a hold.",
     OPEN="The money is set aside.",
     SETTLED="The call was booked.",

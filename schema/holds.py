@@ -7,9 +7,9 @@ from typing import Annotated, Any, cast
 import strawberry
 
 from app.billing import holds, spending
+from app.billing.enums import HoldStatus
 from app.billing.errors import SpendDenial
 from app.billing.holds import HoldKey, NewHold
-from app.billing.models import HoldStatus
 from app.billing.paging import PageArguments
 from schema.accounts import Account, Balance
 from schema.context import Info

@@ -7,7 +7,7 @@ from typing import Annotated
 import strawberry
 
 from app.billing import directory
-from app.billing.models import MembershipRole, PeriodType
+from app.billing.enums import MembershipRole, PeriodType
 from app.billing.paging import PageArguments
 from schema.accounts import Balance
 from schema.context import Info

@@ -7,7 +7,7 @@ from typing import Any
 import strawberry
 
 from app.billing import settings
-from app.billing.models import BillingModel
+from app.billing.enums import BillingModel
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
 from schema.inputs import MandateId, given

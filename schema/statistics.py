@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 import strawberry
 
 from app.billing import statistics
-from app.billing.models import PeriodType
+from app.billing.enums import PeriodType
 from app.billing.periods import Granularity
 from app.billing.statistics import UsageDimension
 from schema.context import Info

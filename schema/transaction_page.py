@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import strawberry
 
 from app.billing import transactions
-from app.billing.models import ReferenceType, TransactionType
+from app.billing.enums import ReferenceType, TransactionType
 from app.billing.paging import PageArguments
 from app.billing.transactions import TransactionOrderField
 from schema.context import Info

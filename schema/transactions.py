@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import strawberry
 
 from app.billing import transactions
-from app.billing.models import ReferenceType, TransactionType
+from app.billing.enums import ReferenceType, TransactionType
 from app.billing.paging import PageArguments
 from schema.accounts import Account
 from schema.context import Info
@@ -60,9 +60,7 @@ class Transaction:
 
     @strawberry.field(description="The account's balance right before it.")
     def balance_before(self) -> Decimal:
-        if self.transaction_type == TransactionType.CREDIT:
-            return self.balance_after - self.amount
-        return self.balance_after + self.amount
+        return transactions.balance_before(self)
 
     @strawberry.field(
         name="idempotencyKey",

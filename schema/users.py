@@ -3,7 +3,7 @@
 import strawberry
 
 from app.billing import directory
-from app.billing.models import UserKind
+from app.billing.enums import UserKind
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
 from schema.inputs import given

@@ -9,7 +9,7 @@ import httpx
 from sqlalchemy import Engine, event
 
 from app.auth import issue_token
-from app.billing.models import MembershipRole, UserKind
+from app.billing.enums import MembershipRole, UserKind
 from app.config import Settings
 from app.database import Database
 from app.server import create_app

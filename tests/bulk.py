@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from app.billing.models import BillingModel
+from app.billing.enums import BillingModel
 from app.billing.money import ZERO
 from app.database import Database
 from tests.world import MANDATE, add_mandate, credit, run_sql

@@ -5,7 +5,8 @@ from decimal import Decimal
 
 from sqlalchemy import insert
 
-from app.billing.models import AccountType, accounts
+from app.billing.enums import AccountType
+from app.billing.models import accounts
 from app.billing.types import EPOCH, new_key
 from app.database import Database
 from tests.world import MANDATE, add_mandate

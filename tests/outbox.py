@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy import insert, update
 
-from app.billing.models import Channel, NoticeType, outbox
+from app.billing.enums import Channel, NoticeType
+from app.billing.models import outbox
 from app.billing.types import new_key
 from app.database import Database
 from tests.world import MANDATE, read_rows

@@ -10,8 +10,8 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
+from app.billing.enums import AccountType, BillingModel, PeriodType
 from app.billing.holds import NewHold
-from app.billing.models import AccountType, BillingModel, PeriodType
 from app.billing.usage import UsageEvent, UsageMode
 from tests.world import CREDIT_POSTPAY, PREPAY_MANDATE, PREPAY_USER, PROVIDERS, UNLIMITED
 

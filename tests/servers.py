@@ -17,15 +17,8 @@ import httpx
 from sqlalchemy import func, select
 
 from app.auth import issue_token
-from app.billing.models import (
-    BillingModel,
-    HoldStatus,
-    UserKind,
-    accounts,
-    daily_usage,
-    holds,
-    transactions,
-)
+from app.billing.enums import BillingModel, HoldStatus, UserKind
+from app.billing.models import accounts, daily_usage, holds, transactions
 from app.billing.verify import verify_ledger
 from app.config import Settings
 from app.database import Database

@@ -8,8 +8,8 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from app.billing.enums import BillingModel, PeriodType
 from app.billing.holds import NewHold
-from app.billing.models import BillingModel, PeriodType
 from app.billing.usage import UsageEvent, UsageMode
 from tests.plain_books import (
     NANO,

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.billing.models import PeriodType
+from app.billing.enums import PeriodType
 from app.billing.statistics import StatisticsView, UsageDimension, UsageFilter, find_statistics
 from app.billing.usage import UsageEvent, record_usage
 from app.billing.viewer import OPERATOR, Viewer

@@ -11,8 +11,9 @@ from app.billing.accounts import (
     update_account,
 )
 from app.billing.directory import remove_membership
+from app.billing.enums import BillingModel, MembershipRole
 from app.billing.errors import BadInput, BillingError, Forbidden
-from app.billing.models import BillingModel, MembershipRole, accounts, audit_events
+from app.billing.models import accounts, audit_events
 from app.billing.paging import PageArguments
 from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database

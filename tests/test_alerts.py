@@ -10,8 +10,9 @@ from sqlalchemy import delete
 
 from app.billing.accounts import update_account
 from app.billing.alerts import MAX_WAITING, legible
+from app.billing.enums import BillingModel
 from app.billing.errors import BillingError
-from app.billing.models import BillingModel, accounts, outbox
+from app.billing.models import accounts, outbox
 from app.billing.usage import MAX_LISTED, record_usage
 from app.billing.viewer import OPERATOR
 from app.database import Database

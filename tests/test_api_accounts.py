@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from app.billing.models import BillingModel
+from app.billing.enums import BillingModel
 from app.database import Database
 from tests.api import Api, add_people, statements
 from tests.world import (

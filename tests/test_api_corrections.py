@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.billing.models import BillingModel, audit_events
+from app.billing.enums import BillingModel
+from app.billing.models import audit_events
 from app.database import Database
 from tests.api import Api, add_people, statements
 from tests.world import (

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 
 from app.billing.directory import enrol
-from app.billing.models import BillingModel, users
+from app.billing.enums import BillingModel
+from app.billing.models import users
 from app.billing.viewer import OPERATOR
 from app.database import Database
 from tests.api import Api, add_people, statements

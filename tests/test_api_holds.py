@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from app.billing.directory import enrol, remove_membership
+from app.billing.enums import BillingModel
 from app.billing.holds import expire_holds
-from app.billing.models import BillingModel, holds
+from app.billing.models import holds
 from app.billing.viewer import OPERATOR
 from app.database import Database
 from tests.api import Api, add_people, statements

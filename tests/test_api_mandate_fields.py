@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from app.billing.directory import remove_membership
-from app.billing.models import BillingModel
+from app.billing.enums import BillingModel
 from app.billing.viewer import OPERATOR
 from app.database import Database
 from tests.api import PEOPLE, Api, add_people, statements

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from app.billing.directory import remove_membership
-from app.billing.models import MembershipRole
+from app.billing.enums import MembershipRole
 from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database
 from tests.api import PEOPLE, Answer, Api, add_people

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.billing.directory import enrol
-from app.billing.models import BillingModel, ReferenceType
+from app.billing.enums import BillingModel, ReferenceType
 from app.billing.viewer import OPERATOR
 from app.database import Database
 from tests.api import Api, add_people, statements

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from app.billing.directory import enrol
-from app.billing.models import BillingModel, transactions
+from app.billing.enums import BillingModel
+from app.billing.models import transactions
 from app.billing.viewer import OPERATOR
 from app.database import Database
 from tests.api import Api, add_people, statements

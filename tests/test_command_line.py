@@ -12,7 +12,8 @@ import uvicorn
 from rich.progress import Progress
 
 from app.auth import Authenticator
-from app.billing.models import UserKind, mandates, transactions, users
+from app.billing.enums import UserKind
+from app.billing.models import mandates, transactions, users
 from app.config import load_settings
 from app.imports import HEADER
 from app.migrate import revision_needed
@@ -288,6 +289,7 @@ def test_serve(billing: Billing, served: list[dict[str, Any]]) -> None:
         "host": "127.0.0.1",
         "port": int(port),
         "workers": 2,
+        "timeout_graceful_shutdown": 30,
     }
 
 

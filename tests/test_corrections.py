@@ -11,15 +11,9 @@ from sqlalchemy import update
 
 from app.billing.accounts import update_account
 from app.billing.directory import remove_membership
+from app.billing.enums import BillingModel, ReferenceType
 from app.billing.errors import BillingError, Forbidden
-from app.billing.models import (
-    BillingModel,
-    ReferenceType,
-    accounts,
-    audit_events,
-    daily_usage,
-    transactions,
-)
+from app.billing.models import accounts, audit_events, daily_usage, transactions
 from app.billing.money import MAX_BALANCE
 from app.billing.statistics import UsageDimension
 from app.billing.viewer import OPERATOR, Viewer

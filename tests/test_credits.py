@@ -6,8 +6,9 @@ import pytest
 
 from app.billing.accounts import update_account
 from app.billing.directory import remove_membership
+from app.billing.enums import BillingModel, ReferenceType
 from app.billing.errors import BillingError, Forbidden
-from app.billing.models import BillingModel, ReferenceType, accounts, audit_events
+from app.billing.models import accounts, audit_events
 from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database
 from tests.world import (

@@ -9,18 +9,8 @@ import pytest
 
 from app import demo
 from app.billing.accounts import balances_by_user
-from app.billing.models import (
-    BillingModel,
-    MembershipRole,
-    ReferenceType,
-    UserKind,
-    accounts,
-    mandates,
-    memberships,
-    settings,
-    transactions,
-    users,
-)
+from app.billing.enums import BillingModel, MembershipRole, ReferenceType, UserKind
+from app.billing.models import accounts, mandates, memberships, settings, transactions, users
 from app.billing.money import ZERO
 from app.billing.verify import verify_ledger
 from app.database import Database

@@ -18,17 +18,9 @@ from app.billing.directory import (
     upsert_user,
     users_by_id,
 )
+from app.billing.enums import BillingModel, MembershipRole, UserKind
 from app.billing.errors import BadInput, BillingError, Forbidden
-from app.billing.models import (
-    BillingModel,
-    MembershipRole,
-    UserKind,
-    audit_events,
-    mandates,
-    memberships,
-    settings,
-    users,
-)
+from app.billing.models import audit_events, mandates, memberships, settings, users
 from app.billing.paging import PageArguments
 from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database

@@ -21,7 +21,7 @@ from standardwebhooks import Webhook
 
 from app import dispatcher
 from app.billing import outbox
-from app.billing.models import NoticeType
+from app.billing.enums import NoticeType
 from app.config import Settings
 from app.database import Database, DatabaseUnavailable
 from app.dispatcher import dispatching

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from rich.progress import Progress
 
-from app.billing.models import BillingModel
+from app.billing.enums import BillingModel
 from app.database import DatabaseUnavailable
 from tests.conftest import Billing, OnDatabase
 from tests.exports import RANGE, failing_at, read

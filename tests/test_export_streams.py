@@ -10,7 +10,7 @@ import pytest
 from starlette.types import Message
 
 from app.auth import issue_token
-from app.billing.models import BillingModel
+from app.billing.enums import BillingModel
 from app.billing.transactions import list_transactions
 from app.config import Settings
 from app.database import Database, DatabaseUnavailable

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event
 
-from app.billing.models import BillingModel, MembershipRole
+from app.billing.enums import BillingModel, MembershipRole
 from app.billing.roll_up import total_days
 from app.billing.statistics import Pace
 from app.billing.viewer import Viewer
@@ -135,13 +135,8 @@ async def test_the_mandates_own(database: Database, model: BillingModel) -> None
     expected = f"{datetime.now(UTC).date() + timedelta(days=max(0, left // 2)):%Y-%m-%d}"
     for back in (40, -2):
         await total_days(database, datetime.now(UTC) - timedelta(days=back))
-        viewers: list[tuple[Viewer, str | None]] = [
-            (ADMIN, None),
-            (MEMBER, None),
-            (SYSADMIN, "bob"),
-        ]
-        for viewer, user in viewers:
-            assert await ask(database, viewer, user) == {
+        for viewer, named in ((ADMIN, None), (MEMBER, None), (SYSADMIN, "bob")):
+            assert await ask(database, viewer, named) == {
                 "dailyCost7": "2",
                 "dailyCost30": "0.466666667",
                 "emptyOn": expected,

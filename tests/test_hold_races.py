@@ -15,8 +15,9 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.enums import BillingModel, HoldStatus, PeriodType
 from app.billing.holds import expire_holds
-from app.billing.models import BillingModel, HoldStatus, PeriodType, accounts, holds
+from app.billing.models import accounts, holds
 from app.database import Database
 from tests.servers import (
     Request,

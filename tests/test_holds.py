@@ -8,9 +8,10 @@ from sqlalchemy import update
 
 from app.billing.accounts import find_balance, list_accounts, update_account
 from app.billing.directory import remove_membership, upsert_membership
+from app.billing.enums import BillingModel
 from app.billing.errors import BillingError, Forbidden
 from app.billing.holds import expire_holds
-from app.billing.models import BillingModel, accounts, daily_usage, holds
+from app.billing.models import accounts, daily_usage, holds
 from app.billing.money import MAX_BALANCE
 from app.billing.paging import PageArguments
 from app.billing.viewer import OPERATOR, Viewer

@@ -17,14 +17,8 @@ from app.billing.directory import (
     upsert_membership,
     upsert_user,
 )
-from app.billing.models import (
-    MembershipRole,
-    audit_events,
-    mandates,
-    memberships,
-    settings,
-    users,
-)
+from app.billing.enums import MembershipRole
+from app.billing.models import audit_events, mandates, memberships, settings, users
 from app.billing.usage import UsageOutcome, record_usage
 from app.billing.verify import verify_ledger
 from app.billing.viewer import OPERATOR

@@ -7,17 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from app.billing.enums import AccountType, BillingModel, ReferenceType, TransactionType
 from app.billing.errors import BillingError
 from app.billing.ledger import MAX_LIFETIME, Ledger, in_ledger, same_content
-from app.billing.models import (
-    AccountType,
-    BillingModel,
-    ReferenceType,
-    TransactionType,
-    accounts,
-    daily_usage,
-    transactions,
-)
+from app.billing.models import accounts, daily_usage, transactions
 from app.billing.money import MAX_BALANCE, ZERO
 from app.database import Database
 from tests.world import MANDATE, add_mandate, change_settings, dump, fresh, ledger_rows, read_rows

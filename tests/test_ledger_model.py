@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from app.billing.accounts import update_account
 from app.billing.directory import remove_membership, upsert_membership
+from app.billing.enums import AccountType, BillingModel
 from app.billing.errors import BillingError
-from app.billing.models import AccountType, BillingModel, accounts, daily_usage
+from app.billing.models import accounts, daily_usage
 from app.billing.usage import UsageEvent, UsageMode
 from app.billing.viewer import OPERATOR
 from app.database import Database

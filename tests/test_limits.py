@@ -8,16 +8,10 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.billing.directory import remove_membership, upsert_membership
+from app.billing.enums import BillingModel, MembershipRole, PeriodType
 from app.billing.errors import BillingError
 from app.billing.limits import SpendLimit, spend_limits, unspent
-from app.billing.models import (
-    BillingModel,
-    MembershipRole,
-    PeriodType,
-    accounts,
-    audit_events,
-    memberships,
-)
+from app.billing.models import accounts, audit_events, memberships
 from app.billing.periods import current_period, day_start
 from app.billing.usage import UsageEvent, record_usage
 from app.billing.viewer import OPERATOR

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
 
 import app.migrate
-from app.billing.models import BillingModel
+from app.billing.enums import BillingModel
 from app.database import Database
 from app.migrate import WrongRevision, check_revision, migrate, revision_needed
 from tests.world import add_mandate, credit, dump, outcomes, record, run_sql, usage_event

@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import text
 
-from app.billing.models import BillingModel
+from app.billing.enums import BillingModel
 from app.database import Database
 from tests.servers import (
     Server,

@@ -8,16 +8,10 @@ from typing import Any
 import pytest
 
 from app.billing.directory import set_time_zone, upsert_mandate
+from app.billing.enums import ReferenceType, TransactionType
 from app.billing.errors import BillingError
 from app.billing.ledger import Ledger, in_ledger
-from app.billing.models import (
-    ReferenceType,
-    TransactionType,
-    audit_events,
-    daily_totals,
-    daily_usage,
-    settings,
-)
+from app.billing.models import audit_events, daily_totals, daily_usage, settings
 from app.billing.roll_up import rebuild_roll_up, total_days
 from app.billing.verify import verify_ledger
 from app.billing.viewer import OPERATOR

@@ -3,8 +3,9 @@ from typing import Any
 
 import pytest
 
+from app.billing.enums import BillingModel
 from app.billing.errors import BillingError, Forbidden
-from app.billing.models import BillingModel, audit_events, settings
+from app.billing.models import audit_events, settings
 from app.billing.settings import find_settings, list_providers, update_settings
 from app.billing.usage import record_usage
 from app.billing.viewer import OPERATOR, Viewer

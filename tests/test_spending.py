@@ -9,9 +9,10 @@ import pytest
 
 from app.billing.accounts import find_balance, update_account
 from app.billing.directory import remove_membership
+from app.billing.enums import BillingModel, PeriodType
 from app.billing.errors import BadInput, BillingError, Forbidden
 from app.billing.ledger import Ledger, in_ledger
-from app.billing.models import BillingModel, PeriodType, accounts
+from app.billing.models import accounts
 from app.billing.spending import SpendCheck, check_spending
 from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database

@@ -25,17 +25,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.accounts import accounts_by_id, balances_by_user, update_account
 from app.billing.directory import remove_membership, upsert_membership
+from app.billing.enums import BillingModel
 from app.billing.errors import BillingError
 from app.billing.holds import NewHold, create_hold, expire_holds, holds_by_id
 from app.billing.limits import spend_limits
-from app.billing.models import (
-    BillingModel,
-    accounts,
-    daily_usage,
-    holds,
-    outbox,
-    transactions,
-)
+from app.billing.models import accounts, daily_usage, holds, outbox, transactions
 from app.billing.spending import SpendCheck, check_spending
 from app.billing.usage import UsageEvent, UsageMode
 from app.billing.viewer import OPERATOR

@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import event
 
 from app.billing.directory import remove_membership
-from app.billing.models import BillingModel, PeriodType
+from app.billing.enums import BillingModel, PeriodType
 from app.billing.money import format_decimal
 from app.billing.statistics import CostSlice, UsageDimension
 from app.billing.viewer import OPERATOR
@@ -256,6 +256,10 @@ def reads_transactions(statement: str) -> bool:
         ({}, "daily_total_1 (mandate_id=? AND local_date>? AND local_date<?)"),
         (
             {"user_id": "alice"},
+            "daily_user_total_1 (mandate_id=? AND local_date>? AND local_date<?)",
+        ),
+        (
+            {"user_id": "alice", "aicore_provider": "openai"},
             "daily_usage_of_user (mandate_id=? AND user_id=? AND local_date>? AND local_date<?)",
         ),
         (

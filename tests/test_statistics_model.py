@@ -13,8 +13,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from app.billing.enums import PeriodType, ReferenceType
 from app.billing.errors import BadInput
-from app.billing.models import PeriodType, ReferenceType
 from app.billing.periods import Granularity
 from app.billing.roll_up import rebuild_roll_up, total_days
 from app.billing.statistics import UsageBucket, UsageDimension, UsageFilter, find_usage

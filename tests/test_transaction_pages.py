@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Engine, event
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.models import MembershipRole
+from app.billing.enums import MembershipRole
 from app.billing.paging import Page, PageArguments
 from app.billing.transactions import TransactionFilter, TransactionOrderField, list_transactions
 from app.billing.types import EPOCH, last_key, new_key

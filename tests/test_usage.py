@@ -9,8 +9,9 @@ from sqlalchemy import event as events
 
 from app.billing.accounts import update_account
 from app.billing.directory import remove_membership
+from app.billing.enums import BillingModel
 from app.billing.errors import BillingError, Forbidden
-from app.billing.models import BillingModel, accounts, daily_usage, transactions
+from app.billing.models import accounts, daily_usage, transactions
 from app.billing.usage import MAX_EVENTS, UsageEvent, UsageMode, record_usage
 from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database

@@ -74,7 +74,7 @@ async def used(database: Database) -> Database:
 
 async def test_everything(used: Database) -> None:
     sent: list[Any] = []
-    for engine in (used._reader, used._writer)[: 2 if used.is_sqlite else 1]:
+    for engine in (used._reader, used._writer) if used.is_sqlite else (used._writer,):
         event.listen(engine.sync_engine, "before_cursor_execute", lambda *a: sent.append(a[2]))
     report = await ask(used, groupBy=["PROVIDER", "USER"], granularity="DAY")
     # The mandate, the groups, their courses, the users.
@@ -132,7 +132,8 @@ async def test_everything(used: Database) -> None:
 
 
 async def test_without_groups_it_is_one(used: Database) -> None:
-    for group_by in (None, []):
+    neither: tuple[list[str] | None, ...] = (None, [])
+    for group_by in neither:
         report = await ask(used, groupBy=group_by)
         assert groups(report) == [([], "6.200000001", 3)]
         assert report["totalGroups"] == 1

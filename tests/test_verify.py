@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
-from app.billing.models import BillingModel, daily_usage, transactions
+from app.billing.enums import BillingModel
+from app.billing.models import daily_usage, transactions
 from app.billing.usage import record_usage
 from app.billing.verify import verify_ledger
 from app.billing.viewer import OPERATOR

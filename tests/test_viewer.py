@@ -3,8 +3,8 @@ from collections.abc import Callable
 import pytest
 
 from app.billing.directory import remove_membership
+from app.billing.enums import MembershipRole, UserKind
 from app.billing.errors import BillingError, Forbidden, Unauthenticated
-from app.billing.models import MembershipRole, UserKind
 from app.billing.viewer import OPERATOR, Viewer, load_viewer, sees
 from app.database import Database
 from tests.world import (

@@ -12,16 +12,9 @@ from sqlmodel import SQLModel
 from app.billing.corrections import reverse_transaction, transfer_credit
 from app.billing.credits import add_credit, add_debit
 from app.billing.directory import upsert_mandate, upsert_membership, upsert_user
+from app.billing.enums import BillingModel, MembershipRole, ReferenceType
 from app.billing.holds import NewHold, create_hold, holds_by_id, release_hold, settle_hold
-from app.billing.models import (
-    BillingModel,
-    MembershipRole,
-    ReferenceType,
-    accounts,
-    holds,
-    outbox,
-    transactions,
-)
+from app.billing.models import accounts, holds, outbox, transactions
 from app.billing.settings import update_settings
 from app.billing.usage import UsageEvent, UsageMode, UsageResult, record_usage
 from app.billing.viewer import OPERATOR, Viewer

@@ -12,18 +12,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.billing.alerts import update_alert_levels
 from app.billing.audit import write_audit_event
 from app.billing.checks import check_limit, difference, refuse_null
+from app.billing.enums import AccountType, BillingModel
 from app.billing.errors import BadInput, BillingError, Forbidden, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, funds
 from app.billing.held import HELD, IS_OPEN
-from app.billing.models import (
-    AccountType,
-    BillingModel,
-    accounts,
-    holds,
-    mandates,
-    memberships,
-    settings,
-)
+from app.billing.models import accounts, holds, mandates, memberships, settings
 from app.billing.money import ZERO
 from app.billing.paging import Keyset, Page, PageArguments, fetch_page, once
 from app.billing.settings import lock_settings

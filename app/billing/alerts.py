@@ -6,8 +6,9 @@ from typing import Any
 from sqlalchemy import bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.enums import AlertLevel, Channel, NoticeType
 from app.billing.funds import PAYING_ACCOUNT, Funds, funds
-from app.billing.models import AlertLevel, Channel, NoticeType, accounts, outbox
+from app.billing.models import accounts, outbox
 from app.billing.money import ZERO, format_decimal
 from app.billing.types import new_key
 

@@ -9,10 +9,11 @@ from app.billing.audit import write_audit_event
 from app.billing.checks import check_key, check_text, content_hash, invalid
 from app.billing.credits import check_unheld
 from app.billing.directory import members_by_user
+from app.billing.enums import AccountType, ReferenceType, TransactionType
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import Owner
 from app.billing.ledger import Ledger, in_ledger
-from app.billing.models import AccountType, ReferenceType, TransactionType, transactions
+from app.billing.models import transactions
 from app.billing.money import ZERO, check_amount
 from app.billing.viewer import Viewer
 from app.database import Database

@@ -4,7 +4,8 @@ from decimal import Decimal
 
 from sqlalchemy import ColumnElement, and_, case, or_
 
-from app.billing.models import ReferenceType, transactions
+from app.billing.enums import ReferenceType
+from app.billing.models import transactions
 
 _IS_USAGE = transactions.c.reference_type == ReferenceType.USAGE
 _IS_TAKEN_BACK = and_(

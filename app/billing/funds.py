@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from app.billing.models import AccountType, BillingModel
+from app.billing.enums import AccountType, BillingModel
 from app.billing.money import ZERO, from_nano, to_nano
 
 PAYING_ACCOUNT: Mapping[BillingModel, AccountType] = {

@@ -2,7 +2,8 @@
 
 from sqlalchemy import and_, literal, select
 
-from app.billing.models import HoldStatus, accounts, holds
+from app.billing.enums import HoldStatus
+from app.billing.models import accounts, holds
 from app.billing.types import NOW, exact_sum
 
 # Written into the statement itself, so that the partial index of open holds serves.

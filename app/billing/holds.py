@@ -17,16 +17,11 @@ from app.billing.checks import (
     content_hash,
     invalid,
 )
+from app.billing.enums import HoldStatus, ReferenceType, TransactionType
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.held import IS_OPEN, IS_OVERDUE
 from app.billing.ledger import Ledger, LockedAccount, conflict, in_ledger, same_content
-from app.billing.models import (
-    HoldStatus,
-    ReferenceType,
-    TransactionType,
-    holds,
-    transactions,
-)
+from app.billing.models import holds, transactions
 from app.billing.money import check_amount
 from app.billing.paging import Keyset, Page, PageArguments, fetch_page
 from app.billing.spending import judge

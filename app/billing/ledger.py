@@ -19,22 +19,19 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.billing.alerts import alert_level, alert_notices, notice
 from app.billing.checks import may_have_occurred
 from app.billing.directory import Member, members_by_user
-from app.billing.errors import BillingError, UserErrorCode
-from app.billing.funds import Funds, Owner, funds, payer
-from app.billing.held import IS_OPEN
-from app.billing.limits import SpendLimit, unspent, with_use
-from app.billing.models import (
+from app.billing.enums import (
     AccountType,
     AlertLevel,
     Channel,
     NoticeType,
     ReferenceType,
     TransactionType,
-    accounts,
-    holds,
-    outbox,
-    transactions,
 )
+from app.billing.errors import BillingError, UserErrorCode
+from app.billing.funds import Funds, Owner, funds, payer
+from app.billing.held import IS_OPEN
+from app.billing.limits import SpendLimit, unspent, with_use
+from app.billing.models import accounts, holds, outbox, transactions
 from app.billing.money import MAX_BALANCE, ZERO, within_limits
 from app.billing.roll_up import roll_up
 from app.billing.settings import lock_settings

@@ -9,8 +9,9 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.enums import PeriodType
 from app.billing.held import IS_OPEN
-from app.billing.models import PeriodType, daily_usage, holds, mandates, memberships
+from app.billing.models import daily_usage, holds, mandates, memberships
 from app.billing.money import ZERO
 from app.billing.periods import current_period, day_start, local_date
 from app.billing.types import NOW, exact_sum

@@ -6,7 +6,6 @@ No rule lives here.
 
 from datetime import date, datetime
 from decimal import Decimal
-from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
@@ -22,6 +21,19 @@ from sqlalchemy import (
 )
 from sqlmodel import Field, SQLModel
 
+from app.billing.enums import (
+    AccountType,
+    AlertLevel,
+    BillingModel,
+    Channel,
+    HoldStatus,
+    MembershipRole,
+    NoticeType,
+    PeriodType,
+    ReferenceType,
+    TransactionType,
+    UserKind,
+)
 from app.billing.types import Document, IdempotencyKey, Identifier, Instant, Key, Nano
 
 
@@ -31,78 +43,6 @@ def _partial(name: str, condition: str, *columns: str, unique: bool = False) -> 
     return Index(
         name, "mandate_id", *columns, unique=unique, postgresql_where=where, sqlite_where=where
     )
-
-
-class BillingModel(StrEnum):
-    PREPAY_USER = "PREPAY_USER"
-    PREPAY_MANDATE = "PREPAY_MANDATE"
-    CREDIT_POSTPAY = "CREDIT_POSTPAY"
-    UNLIMITED = "UNLIMITED"
-
-
-class AccountType(StrEnum):
-    USER = "USER"
-    MANDATE = "MANDATE"
-    UNLIMITED = "UNLIMITED"
-
-
-class TransactionType(StrEnum):
-    CREDIT = "CREDIT"
-    DEBIT = "DEBIT"
-
-
-class ReferenceType(StrEnum):
-    ADMIN = "ADMIN"
-    PAYMENT = "PAYMENT"
-    SYSTEM = "SYSTEM"
-    USAGE = "USAGE"
-    REVERSAL = "REVERSAL"
-    TRANSFER = "TRANSFER"
-
-
-class MembershipRole(StrEnum):
-    MEMBER = "MEMBER"
-    ADMIN = "ADMIN"
-
-
-class UserKind(StrEnum):
-    HUMAN = "HUMAN"
-    SERVICE = "SERVICE"
-
-
-class PeriodType(StrEnum):
-    DAY = "DAY"
-    MONTH = "MONTH"
-    YEAR = "YEAR"
-
-
-class HoldStatus(StrEnum):
-    OPEN = "OPEN"
-    SETTLED = "SETTLED"
-    RELEASED = "RELEASED"
-    EXPIRED = "EXPIRED"
-
-
-class AlertLevel(StrEnum):
-    """How low an account has come; each is above the one before."""
-
-    NONE = "NONE"
-    WARNING = "WARNING"
-    EMPTY = "EMPTY"
-
-
-class Channel(StrEnum):
-    EMAIL = "EMAIL"
-    WEBHOOK = "WEBHOOK"
-
-
-class NoticeType(StrEnum):
-    """What the outbox tells; the values are the event types of webhooks."""
-
-    BALANCE_WARNING = "balance.warning"
-    BALANCE_DEPLETED = "balance.depleted"
-    CREDIT_ADDED = "credit.added"
-    USAGE_REJECTED = "usage.rejected"
 
 
 class Mandate(SQLModel, table=True):
@@ -165,7 +105,7 @@ class BillingSettings(SQLModel, table=True):
     allowed_providers: list[str] | None = Field(sa_type=Document, nullable=True)
     updated_at: datetime = Field(sa_type=Instant)
     totalled_until: date
-    """The usage of the days before it stands in `daily_total`, too."""
+    """The usage of the days before it stands in the totals, too."""
 
     __table_args__ = (ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),)
 
@@ -324,7 +264,7 @@ class DailyUsage(SQLModel, table=True):
 
 
 class DailyTotal(SQLModel, table=True):
-    """The roll-up of whole days that are over, of all users together: long ranges read far fewer rows."""
+    """The roll-up of days that are over, of all users together: far fewer rows for a long range."""
 
     __tablename__ = "daily_total"
 
@@ -340,6 +280,23 @@ class DailyTotal(SQLModel, table=True):
         PrimaryKeyConstraint(
             "mandate_id", "local_date", "aicore_provider", "aicore_model", "feature_code"
         ),
+        ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
+    )
+
+
+class DailyUserTotal(SQLModel, table=True):
+    """The roll-up of days that are over by user alone."""
+
+    __tablename__ = "daily_user_total"
+
+    mandate_id: str = Field(sa_type=Identifier)
+    local_date: date
+    user_id: str = Field(sa_type=Identifier)
+    cost: Decimal = Field(sa_type=Nano)
+    transaction_count: int = Field(sa_type=BigInteger)
+
+    __table_args__ = (
+        PrimaryKeyConstraint("mandate_id", "local_date", "user_id"),
         ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
     )
 
@@ -401,6 +358,10 @@ accounts = table(Account)
 transactions = table(Transaction)
 daily_usage = table(DailyUsage)
 daily_totals = table(DailyTotal)
+daily_user_totals = table(DailyUserTotal)
 holds = table(Hold)
 outbox = table(Notice)
 audit_events = table(AuditEvent)
+
+TOTALS = (daily_totals, daily_user_totals)
+"""Each has columns of `daily_usage`, and adds up what that has of the days that are totalled."""

@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.models import Channel, outbox, settings
+from app.billing.enums import Channel
+from app.billing.models import outbox, settings
 from app.billing.types import NOW
 from app.database import Database
 

@@ -4,8 +4,8 @@ from datetime import UTC, date, datetime, time, timedelta
 from enum import StrEnum
 from zoneinfo import ZoneInfo
 
+from app.billing.enums import PeriodType
 from app.billing.errors import BadInput
-from app.billing.models import PeriodType
 
 MIN_YEAR = 1970
 MAX_YEAR = 9998

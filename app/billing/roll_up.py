@@ -10,7 +10,8 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.costs import COST, COUNTED, IS_COST
-from app.billing.models import ReferenceType, daily_totals, daily_usage, settings, transactions
+from app.billing.enums import ReferenceType
+from app.billing.models import TOTALS, daily_usage, settings, transactions
 from app.billing.money import ZERO
 from app.billing.periods import day_start, local_date
 from app.billing.settings import lock_settings
@@ -47,7 +48,8 @@ async def roll_up(
         total["transaction_count"] += is_usage
     await _add(connection, daily_usage, list(days.values()))
     late = [day for day in days.values() if day["local_date"] < terms.totalled_until]
-    await _add(connection, daily_totals, late)
+    for table in TOTALS:
+        await _add(connection, table, late)
 
 
 async def _add(connection: AsyncConnection, table: Table, days: Sequence[dict[str, Any]]) -> None:
@@ -159,24 +161,23 @@ async def rebuild_next_day(
 
 
 async def _empty(connection: AsyncConnection, mandate_id: str, start: date, last: date) -> None:
-    for table in (daily_usage, daily_totals):
+    for table in (daily_usage, *TOTALS):
         this = table.c.mandate_id == mandate_id
         await connection.execute(delete(table).where(this, table.c.local_date.between(start, last)))
 
 
 async def _total(connection: AsyncConnection, mandate_id: str, start: date, end: date) -> None:
     """Adds the days [start, end), which are not totalled yet."""
-    keys = [daily_usage.c[name] for name in ("mandate_id", "local_date", *_NAMES)]
-    days = (
-        select(*keys, *(func.sum(daily_usage.c[name]).label(name) for name in _SUMS))
-        .where(
-            daily_usage.c.mandate_id == mandate_id,
-            daily_usage.c.local_date >= start,
-            daily_usage.c.local_date < end,
+    sums = [func.sum(daily_usage.c[name]).label(name) for name in _SUMS]
+    day = daily_usage.c.local_date
+    for table in TOTALS:
+        keys = [daily_usage.c[column.name] for column in table.primary_key]
+        days = (
+            select(*keys, *sums)
+            .where(daily_usage.c.mandate_id == mandate_id, day >= start, day < end)
+            .group_by(*keys)
         )
-        .group_by(*keys)
-    )
-    await _insert_from(connection, daily_totals, days)
+        await _insert_from(connection, table, days)
 
 
 async def _insert_from(connection: AsyncConnection, table: Table, query: Select[Any]) -> None:

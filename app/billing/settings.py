@@ -20,10 +20,11 @@ from app.billing.checks import (
     invalid,
     refuse_null,
 )
+from app.billing.enums import AccountType, BillingModel
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, provider_allowed
 from app.billing.held import HAS_OPEN_HOLD
-from app.billing.models import AccountType, BillingModel, accounts, mandates, settings
+from app.billing.models import accounts, mandates, settings
 from app.billing.money import ZERO, check_amount
 from app.billing.types import Identifier
 from app.billing.viewer import Viewer, mandate_not_found, sees

@@ -8,10 +8,10 @@ from decimal import Decimal
 from app.billing.accounts import BalanceView, balances_by_user
 from app.billing.checks import check_name
 from app.billing.directory import no_such_member
+from app.billing.enums import BillingModel
 from app.billing.errors import BadInput, BillingError, Forbidden, SpendDenial, UserErrorCode
 from app.billing.funds import provider_allowed
 from app.billing.ledger import Ledger, LockedAccount
-from app.billing.models import BillingModel
 from app.billing.money import ZERO, check_amount, format_decimal
 from app.billing.settings import read_terms
 from app.billing.viewer import Viewer, sees

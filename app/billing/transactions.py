@@ -6,17 +6,13 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 from operator import eq, ge, le, lt
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import Column, Select, bindparam, case, false, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.models import (
-    ReferenceType,
-    TransactionType,
-    accounts,
-    transactions,
-)
+from app.billing.enums import ReferenceType, TransactionType
+from app.billing.models import accounts, transactions
 from app.billing.money import MAX_TRANSACTION, ZERO
 from app.billing.paging import Keyset, Page, PageArguments, check_wanted, contains, fetch_page, once
 from app.billing.types import (
@@ -148,6 +144,12 @@ async def list_transactions(
         return TransactionTotals(credits=row.credits, debits=row.debits)
 
     return replace(found, count=count, totals=totals)
+
+
+def balance_before(row: Any) -> Decimal:
+    """The account's balance right before a transaction."""
+    is_credit = row.transaction_type == TransactionType.CREDIT
+    return cast("Decimal", row.balance_after - (row.amount if is_credit else -row.amount))
 
 
 async def find_transaction(

@@ -20,9 +20,9 @@ from app.billing.checks import (
     invalid,
 )
 from app.billing.directory import no_such_member
+from app.billing.enums import NoticeType, ReferenceType, TransactionType
 from app.billing.errors import BillingError
 from app.billing.ledger import Ledger, LockedAccount, in_ledger, same_content
-from app.billing.models import NoticeType, ReferenceType, TransactionType
 from app.billing.money import check_amount, format_decimal
 from app.billing.spending import judge
 from app.billing.viewer import Viewer

@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from sqlalchemy import and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.enums import MembershipRole, UserKind
 from app.billing.errors import BillingError, Forbidden, Unauthenticated, UserErrorCode
-from app.billing.models import MembershipRole, UserKind, mandates, memberships, users
+from app.billing.models import mandates, memberships, users
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
 from app.billing.checks import check_name, check_text, difference, invalid, refuse_null
-from app.billing.models import (
-    accounts,
-    mandates,
-    settings,
-)
+from app.billing.models import accounts, mandates, settings
 from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
 from app.billing.roll_up import rebuild_next_day
 from app.billing.settings import (
@@ -37,6 +33,16 @@ async def mandates_by_id(connection: AsyncConnection, mandate_ids: Sequence[str]
     rows = await connection.execute(select(mandates).where(mandates.c.id.in_(set(mandate_ids))))
     found = {row.id: row for row in rows}
     return [found.get(mandate_id) for mandate_id in mandate_ids]
+
+
+async def mandate_ids(database: Database) -> Sequence[str]:
+    """Of every mandate, in order: for the operator's work on each."""
+    async with database.read() as connection:
+        return (
+            (await connection.execute(select(mandates.c.id).order_by(mandates.c.id)))
+            .scalars()
+            .all()
+        )
 
 
 async def find_mandate(database: Database, viewer: Viewer, mandate_id: str) -> Any:

@@ -12,13 +12,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.billing.audit import write_audit_event
 from app.billing.checks import check_limit, difference, refuse_null
 from app.billing.directory.users import users_by_id
+from app.billing.enums import MembershipRole, PeriodType
 from app.billing.errors import BillingError, UserErrorCode
-from app.billing.models import (
-    MembershipRole,
-    PeriodType,
-    memberships,
-    users,
-)
+from app.billing.models import memberships, users
 from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
 from app.billing.settings import lock_settings
 from app.billing.viewer import Viewer, sees

@@ -9,13 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
 from app.billing.checks import check_email, check_name, check_text, difference, refuse_null
-from app.billing.models import (
-    MembershipRole,
-    UserKind,
-    audit_events,
-    memberships,
-    users,
-)
+from app.billing.enums import MembershipRole, UserKind
+from app.billing.models import audit_events, memberships, users
 from app.billing.viewer import Viewer
 from app.database import Database
 

@@ -62,19 +62,23 @@ def _mean(cost: Decimal, days: int) -> Decimal:
 
 async def paces(connection: AsyncConnection, keys: Sequence[BalanceKey]) -> list[Pace]:
     """The paces of balances that the caller may see: of the user's usage, or of the whole mandate's."""
-    zones = select(mandates.c.id, mandates.c.time_zone).where(
-        mandates.c.id.in_({mandate_id for mandate_id, _ in keys})
-    )
     now = datetime.now(UTC)
-    today = {
-        mandate_id: local_date(now, ZoneInfo(zone))
-        for mandate_id, zone in await connection.execute(zones)
-    }
+    today: dict[str, date] = {}
+    totalled_until: dict[str, date] = {}
+    columns = mandates.c.id, mandates.c.time_zone, settings.c.totalled_until
+    for mandate_id, zone, until in await connection.execute(
+        select(*columns)
+        .join_from(mandates, settings, settings.c.mandate_id == mandates.c.id)
+        .where(mandates.c.id.in_({mandate_id for mandate_id, _ in keys}))
+    ):
+        today[mandate_id] = local_date(now, ZoneInfo(zone))
+        totalled_until[mandate_id] = until
+    costs: dict[tuple[str, str, date], Decimal] = {}
     # Each mandate has a today of its own: one range holds the days of all.
     end = max(today.values())
     start = min(today.values()) - 30 * _DAY
-    costs: dict[tuple[str, str, date], Decimal] = {}
-    for mandate_id, user_id, day, cost in await connection.execute(_by_day(keys, start, end)):
+    query = _by_day(keys, start, end, min(totalled_until.values()))
+    for mandate_id, user_id, day, cost in await connection.execute(query):
         costs[mandate_id, user_id, day] = cost
 
     def cost_of(key: BalanceKey, days: int) -> Decimal:
@@ -85,23 +89,29 @@ async def paces(connection: AsyncConnection, keys: Sequence[BalanceKey]) -> list
     return [Pace(today[key[0]], cost_of(key, 7), cost_of(key, 30)) for key in keys]
 
 
-def _by_day(keys: Sequence[BalanceKey], start: date, end: date) -> Select[Any]:
-    """Costs of the days [start, end) by mandate and user, "" for all of a mandate's users."""
-    with_user = {(mandate_id, user_id) for mandate_id, user_id in keys if user_id is not None}
-    without = {mandate_id for mandate_id, user_id in keys if user_id is None}
+def _by_day(keys: Sequence[BalanceKey], start: date, end: date, until: date) -> Select[Any]:
+    """Costs of the days [start, end) by mandate and user, "" for all of a mandate's users.
 
-    def of(table: Table, user: ColumnElement[str], mandate_ids: Collection[str]) -> Select[Any]:
+    Before `until` all of them are totalled: what is not is read from there on alone.
+    """
+    with_user = {(mandate_id, user_id) for mandate_id, user_id in keys if user_id is not None}
+    users = {user_id for _, user_id in with_user}
+    of_users = {mandate_id for mandate_id, _ in with_user}
+    others = {mandate_id for mandate_id, user_id in keys if user_id is None}
+
+    def of(
+        table: Table, user: ColumnElement[str], mandate_ids: Collection[str], first: date
+    ) -> Select[Any]:
         day = table.c.local_date
         return select(table.c.mandate_id, user.label("user_id"), day, table.c.cost).where(
-            table.c.mandate_id.in_(mandate_ids), day >= start, day < end
+            table.c.mandate_id.in_(mandate_ids), day >= first, day < end
         )
 
+    user, all_users = daily_usage.c.user_id, literal("")
     days = union_all(
-        of(daily_usage, daily_usage.c.user_id, {mandate_id for mandate_id, _ in with_user}).where(
-            daily_usage.c.user_id.in_({user_id for _, user_id in with_user})
-        ),
-        of(daily_totals, literal(""), without),
-        of(daily_usage, literal(""), without)
+        of(daily_usage, user, of_users, start).where(user.in_(users)),
+        of(daily_totals, all_users, others, start),
+        of(daily_usage, all_users, others, max(start, until))
         .join(settings, settings.c.mandate_id == daily_usage.c.mandate_id)
         .where(daily_usage.c.local_date >= settings.c.totalled_until),
     ).subquery()

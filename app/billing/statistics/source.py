@@ -1,7 +1,6 @@
 """Where statistics are read: the roll-up of the mandate's own days, or the transactions by index.
 
-The roll-up by user answers for users; for all of them together the days that are over are read
-from the totals, which are far fewer rows.
+Days that are over are read from the totals where these can tell, which are far fewer rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +30,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from app.billing.costs import COST, COUNTED, IS_COST
 from app.billing.directory import find_mandate, time_zones
 from app.billing.errors import BadInput
-from app.billing.models import daily_totals, daily_usage, settings, transactions
+from app.billing.models import TOTALS, daily_usage, settings, transactions
 from app.billing.money import ZERO
 from app.billing.paging import check_wanted
 from app.billing.periods import Granularity, day_start, split, split_hours
@@ -74,9 +73,6 @@ class UsageBucket:
     transaction_count: int
 
 
-_IN_TOTALS = {UsageDimension.PROVIDER, UsageDimension.MODEL, UsageDimension.FEATURE}
-
-
 @dataclass(frozen=True, slots=True)
 class Costs:
     """The costs of a mandate in a range that a viewer may see, to be grouped as one likes."""
@@ -104,15 +100,17 @@ class Costs:
         """What counts: the dimensions ("" for none), `moment`, `cost` and `count` of each row."""
         if self.days is None:
             return self._posted(dimensions).subquery("usage")
-        if _IN_TOTALS.issuperset({*dimensions, *(dimension for dimension, _ in self.wanted)}):
-            current = self._rolled_up(self.days, daily_usage, dimensions).join_from(
-                daily_usage, settings, settings.c.mandate_id == daily_usage.c.mandate_id
-            )
-            return union_all(
-                self._rolled_up(self.days, daily_totals, dimensions),
-                current.where(daily_usage.c.local_date >= settings.c.totalled_until),
-            ).subquery("usage")
-        return self._rolled_up(self.days, daily_usage, dimensions).subquery("usage")
+        usage = self._rolled_up(self.days, daily_usage, dimensions)
+        asked = {*dimensions, *(dimension for dimension, _ in self.wanted)}
+        totals = next((table for table in TOTALS if asked <= set(table.c.keys())), None)
+        if totals is None:
+            return usage.subquery("usage")
+        # A subquery and no join: the planner looks for this one day, and guesses nothing.
+        until = select(settings.c.totalled_until).where(settings.c.mandate_id == self.mandate_id)
+        return union_all(
+            self._rolled_up(self.days, totals, dimensions),
+            usage.where(daily_usage.c.local_date >= until.scalar_subquery()),
+        ).subquery("usage")
 
     def _posted(self, dimensions: Sequence[UsageDimension]) -> Select[Any]:
         columns = transactions.c

@@ -8,7 +8,7 @@ from typing import Any
 from aiodataloader import DataLoader
 from sqlalchemy import ColumnElement, Select, String, cast, func, literal, select, union_all
 
-from app.billing.models import PeriodType
+from app.billing.enums import PeriodType
 from app.billing.money import ZERO
 from app.billing.periods import Granularity, period_range
 from app.billing.statistics.source import (

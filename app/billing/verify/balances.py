@@ -5,7 +5,8 @@ from typing import Any
 from sqlalchemy import exists, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.models import ReferenceType, TransactionType, accounts, transactions
+from app.billing.enums import ReferenceType, TransactionType
+from app.billing.models import accounts, transactions
 from app.billing.money import format_nano
 from app.billing.verify.check import LedgerCheck, nano, stream
 

@@ -7,7 +7,8 @@ from decimal import Decimal
 from sqlalchemy import and_, case, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.models import TransactionType, accounts, mandates, transactions
+from app.billing.enums import TransactionType
+from app.billing.models import accounts, mandates, transactions
 from app.billing.types import NOW, exact_sum
 from app.billing.verify.balances import verify_accounts_exist, verify_balances
 from app.billing.verify.check import LedgerCheck

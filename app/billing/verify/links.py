@@ -8,7 +8,8 @@ from sqlalchemy import ColumnElement, and_, case, exists, func, literal, or_, se
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.corrections import REVERSIBLE
-from app.billing.models import HoldStatus, ReferenceType, TransactionType, holds, transactions
+from app.billing.enums import HoldStatus, ReferenceType, TransactionType
+from app.billing.models import holds, transactions
 from app.billing.money import format_decimal
 from app.billing.verify.check import LedgerCheck, stream
 

@@ -9,7 +9,7 @@ from sqlalchemy import BigInteger, ColumnElement, func, literal, not_, select, t
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.costs import COST, COUNTED, IS_COST
-from app.billing.models import daily_totals, daily_usage, settings, transactions
+from app.billing.models import TOTALS, daily_usage, settings, transactions
 from app.billing.money import format_nano, to_nano
 from app.billing.periods import day_start, local_date
 from app.billing.types import Nano, exact_sum
@@ -65,25 +65,31 @@ async def verify_roll_up(connection: AsyncConnection, check: LedgerCheck) -> Non
 
 
 async def verify_totals(connection: AsyncConnection, check: LedgerCheck) -> None:
-    """The totals of the days that are totalled, from the roll-up by user."""
-    names = ("local_date", "aicore_provider", "aicore_model", "feature_code")
+    """The totals of the days that are totalled, from the roll-up itself."""
     none = literal(0, Nano()), literal(0, BigInteger())
-    of_users = daily_usage.c.cost, daily_usage.c.transaction_count
-    of_all = daily_totals.c.cost, daily_totals.c.transaction_count
     day = daily_usage.c.local_date
-    both = union_all(
-        select(*(daily_usage.c[name] for name in names), *of_users, *none)
-        .join_from(daily_usage, settings, settings.c.mandate_id == daily_usage.c.mandate_id)
-        .where(daily_usage.c.mandate_id == check.mandate_id, day < settings.c.totalled_until),
-        select(*(daily_totals.c[name] for name in names), *none, *of_all).where(
-            daily_totals.c.mandate_id == check.mandate_id
-        ),
-    ).subquery()
-    *key, cost, count, total_cost, total_count = both.c
-    sums = exact_sum(total_cost), func.sum(total_count), exact_sum(cost), func.sum(count)
-    async for row in stream(connection, select(*key, *sums).group_by(*key)):
-        stored, computed = ((to_nano(row[at]), int(row[at + 1])) for at in (4, 6))
-        _compare(check, (row[0], None, *row[1:4]), stored, computed)
+    for table in TOTALS:
+        names = [column.name for column in table.primary_key if column.name != "mandate_id"]
+        both = union_all(
+            select(
+                *(daily_usage.c[name] for name in names),
+                *(daily_usage.c.cost, daily_usage.c.transaction_count),
+                *none,
+            )
+            .join_from(daily_usage, settings, settings.c.mandate_id == daily_usage.c.mandate_id)
+            .where(daily_usage.c.mandate_id == check.mandate_id, day < settings.c.totalled_until),
+            select(
+                *(table.c[name] for name in names),
+                *none,
+                *(table.c.cost, table.c.transaction_count),
+            ).where(table.c.mandate_id == check.mandate_id),
+        ).subquery()
+        *keys, cost, count, total_cost, total_count = both.c
+        sums = exact_sum(total_cost), func.sum(total_count), exact_sum(cost), func.sum(count)
+        async for row in stream(connection, select(*keys, *sums).group_by(*keys)):
+            first, *others = row[:-4]
+            stored, computed = ((to_nano(row[at]), int(row[at + 1])) for at in (-4, -2))
+            _compare(check, (first, None, *others), stored, computed)
 
 
 def _windows(start: date, end: date) -> Iterator[tuple[date, date]]:

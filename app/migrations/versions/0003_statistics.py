@@ -41,23 +41,22 @@ def upgrade() -> None:
         "billing_settings",
         sa.Column("totalled_until", sa.Date(), nullable=False, server_default="0001-01-01"),
     )
-    op.create_table(
-        "daily_total",
-        sa.Column("mandate_id", sa.String(128), nullable=False),
-        sa.Column("local_date", sa.Date(), nullable=False),
-        sa.Column("aicore_provider", sa.String(128), nullable=False),
-        sa.Column("aicore_model", sa.String(128), nullable=False),
-        sa.Column("feature_code", sa.String(128), nullable=False),
-        sa.Column("cost", sa.BigInteger(), nullable=False),
-        sa.Column("transaction_count", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
-        sa.PrimaryKeyConstraint(
-            "mandate_id", "local_date", "aicore_provider", "aicore_model", "feature_code"
-        ),
-    )
+    names = ["aicore_provider", "aicore_model", "feature_code"]
+    for table, columns in (("daily_total", names), ("daily_user_total", ["user_id"])):
+        op.create_table(
+            table,
+            sa.Column("mandate_id", sa.String(128), nullable=False),
+            sa.Column("local_date", sa.Date(), nullable=False),
+            *(sa.Column(column, sa.String(128), nullable=False) for column in columns),
+            sa.Column("cost", sa.BigInteger(), nullable=False),
+            sa.Column("transaction_count", sa.BigInteger(), nullable=False),
+            sa.ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
+            sa.PrimaryKeyConstraint("mandate_id", "local_date", *columns),
+        )
 
 
 def downgrade() -> None:
+    op.drop_table("daily_user_total")
     op.drop_table("daily_total")
     op.drop_column("billing_settings", "totalled_until")
     for name in FILTERS:
