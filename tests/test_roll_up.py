@@ -168,8 +168,22 @@ async def test_a_roll_up_is_rebuilt(used: Database, statement: str) -> None:
     before = await dump(used)
     await run_sql(used, statement)
     assert await problems(used)
-    assert await rebuild(used) == [1 / 3, 1, 1]
+    assert await rebuild(used) == [1, 1]
     assert await dump(used) == before
+
+
+async def test_a_rebuild_goes_on_from_week_to_week(database: Database) -> None:
+    """Over gaps, and up to a day that ends where a week does; each step says how far it is."""
+    await add_mandate(database, time_zone="Europe/Zurich")
+    for day in (0, 6, 7, 13, 14, 100, 199):
+        await write(database, usage_event(1, occurred_at=NOON + day * ONE_DAY))
+    await total_days(database, NOON + 105 * ONE_DAY)
+    before = await dump(database)
+    await run_sql(database, "DELETE FROM daily_usage")
+    await run_sql(database, "UPDATE daily_total SET cost = 7")
+    await run_sql(database, "DELETE FROM daily_user_total")
+    assert await rebuild(database) == [7 / 200, 14 / 200, 21 / 200, 107 / 200, 1, 1]
+    assert await dump(database) == before
 
 
 async def test_a_mandate_without_usage(database: Database) -> None:

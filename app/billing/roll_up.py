@@ -5,7 +5,7 @@ from datetime import date, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from sqlalchemy import Select, Table, and_, delete, func, insert, literal, select, update
+from sqlalchemy import Select, Table, and_, case, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -103,23 +103,23 @@ async def total_days(database: Database, now: datetime) -> None:
 async def rebuild_roll_up(database: Database, mandate_id: str) -> AsyncIterator[float]:
     """Computes a mandate's roll-up again from its transactions, while others write.
 
-    The mandate's spends wait for one day at a time. Yields how much of it is done, up to 1.
+    The mandate's spends wait for one week at a time. Yields how much of it is done, up to 1.
     """
     day: date | None = date.min
     while day is not None:
 
         async def unit(connection: AsyncConnection, start: date = day) -> tuple[date | None, float]:
             terms = await lock_settings(connection, mandate_id, change=True)
-            return await rebuild_next_day(connection, terms, start)
+            return await rebuild_next_week(connection, terms, start)
 
         day, done = await database.write(unit)
         yield done
 
 
-async def rebuild_next_day(
+async def rebuild_next_week(
     connection: AsyncConnection, terms: Any, start: date
 ) -> tuple[date | None, float]:
-    """Rebuilds the first day from `start` on that has usage, and empties those before it.
+    """Rebuilds a week from the first day that has usage from `start` on, and empties those before it.
 
     `terms` is the mandate's settings row, locked to change it. Returns the day to go on with, None
     at the end, and how much of the mandate's history is done, up to 1.
@@ -136,28 +136,30 @@ async def rebuild_next_day(
     if following is None:
         await _empty(connection, mandate_id, start, date.max)
         return None, 1
-    day = local_date(following, zone)
-    end = day + _DAY
-    await _empty(connection, mandate_id, start, day)
+    first = local_date(following, zone)
+    days = [first + place * _DAY for place in range(7)]
+    end = first + 7 * _DAY
+    await _empty(connection, mandate_id, start, days[-1])
+    endings = [(occurred < day_start(day + _DAY, zone), literal(day)) for day in days]
     account_id = transactions.c.account_id
     names = [transactions.c[name] for name in ("user_id", *_NAMES)]
     usage = (
         select(
             transactions.c.mandate_id,
-            literal(day).label("local_date"),
+            case(*endings).label("local_date"),
             account_id,
             *(func.coalesce(name, "").label(name.key) for name in names),
             func.sum(COST).label("cost"),
             func.sum(COUNTED).label("transaction_count"),
         )
-        .where(costs, occurred >= day_start(day, zone), occurred < day_start(end, zone))
-        .group_by(transactions.c.mandate_id, account_id, *names)
+        .where(costs, occurred >= day_start(first, zone), occurred < day_start(end, zone))
+        .group_by(transactions.c.mandate_id, "local_date", account_id, *names)
     )
     await _insert_from(connection, daily_usage, usage)
-    if day < terms.totalled_until:
-        await _total(connection, mandate_id, day, end)
-    passed, whole = end - local_date(earliest, zone), local_date(latest, zone) - day
-    return end, passed / (passed + whole)
+    await _total(connection, mandate_id, first, min(end, terms.totalled_until))
+    begun = local_date(earliest, zone)
+    whole = (local_date(latest, zone) - begun).days + 1
+    return end, min(1, (end - begun).days / whole)
 
 
 async def _empty(connection: AsyncConnection, mandate_id: str, start: date, last: date) -> None:

@@ -14,7 +14,7 @@ from app.billing.audit import write_audit_event
 from app.billing.checks import check_name, check_text, difference, invalid, refuse_null
 from app.billing.models import accounts, mandates, settings
 from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
-from app.billing.roll_up import rebuild_next_day
+from app.billing.roll_up import rebuild_next_week
 from app.billing.settings import (
     find_and_lock_settings,
     lock_settings,
@@ -143,7 +143,7 @@ async def set_time_zone(
         terms = await read_terms(connection, mandate_id)
         day: date | None = date.min
         while day is not None:
-            day, done = await rebuild_next_day(connection, terms, day)
+            day, done = await rebuild_next_week(connection, terms, day)
             advance(done)
         if before != time_zone:
             await write_audit_event(
