@@ -6,9 +6,11 @@ SQLite and PostgreSQL behave alike behind this module. It knows no table.
 import asyncio
 import random
 import sqlite3
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from bisect import bisect_right
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 import aiosqlite
@@ -208,6 +210,7 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.create_function("lower", 1, _lower, deterministic=True)
     # The database's clock under PostgreSQL's name; SQLite's own stops at milliseconds.
     connection.create_function("statement_timestamp", 0, _clock)
+    connection.create_function("width_bucket", 2, _width_bucket, deterministic=True)
 
 
 def _begin_immediate(connection: Connection) -> None:
@@ -217,6 +220,16 @@ def _begin_immediate(connection: Connection) -> None:
 
 def _clock() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
+
+
+def _width_bucket(operand: str, thresholds: str) -> int:
+    """PostgreSQL's search in an array, here of lines: the place from 1 of the last one not above."""
+    return bisect_right(_lines(thresholds), operand)
+
+
+@lru_cache(maxsize=16)
+def _lines(text: str) -> Sequence[str]:
+    return text.split("\n")
 
 
 def _lower(text: str | None) -> str | None:

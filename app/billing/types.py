@@ -1,7 +1,7 @@
 """The column types of the database: money, instants and ids, the same on SQLite and PostgreSQL."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from random import SystemRandom
@@ -18,10 +18,11 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
 
 from app.billing.money import from_nano, to_nano
 
@@ -156,6 +157,26 @@ class Instant(TypeDecorator[datetime]):
             return None if naive is None else naive.replace(tzinfo=UTC)
 
         return aware
+
+
+class Thresholds(TypeDecorator[Sequence[Any]]):
+    """Sorted values of one type for `width_bucket`: an array, and on SQLite lines of text."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, kind: TypeEngine[Any]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return String() if dialect.name == "sqlite" else dialect.type_descriptor(ARRAY(self.kind))
+
+    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> Any:
+        write = self.kind.dialect_impl(dialect).bind_processor(dialect)
+        if value is None or write is None or dialect.name != "sqlite":
+            return value
+        return "\n".join(map(write, value))
 
 
 NOW = select(func.statement_timestamp(type_=Instant())).scalar_subquery()

@@ -15,17 +15,15 @@ from zoneinfo import ZoneInfo
 from sqlalchemy import (
     ColumnElement,
     Date,
+    Integer,
     Select,
     Subquery,
     Table,
-    case,
     func,
     literal,
-    literal_column,
     select,
     union_all,
 )
-from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.billing.costs import COST, COUNTED, IS_COST
 from app.billing.directory import find_mandate, time_zones
@@ -34,7 +32,7 @@ from app.billing.models import TOTALS, daily_usage, settings, transactions
 from app.billing.money import ZERO
 from app.billing.paging import check_wanted
 from app.billing.periods import Granularity, day_start, split, split_hours
-from app.billing.types import Instant
+from app.billing.types import Instant, Thresholds
 from app.billing.viewer import Viewer
 from app.database import Database
 
@@ -87,7 +85,6 @@ class Costs:
     """The same as days of the roll-up; None where the transactions are read."""
     wanted: Sequence[tuple[UsageDimension, str]]
     """What must hold for a row to count."""
-    is_sqlite: bool
 
     def without_gaps(self, found: Mapping[int, tuple[Decimal, int]]) -> list[UsageBucket]:
         """All buckets in order, from those that are not empty: cost and count by place from 1."""
@@ -147,25 +144,12 @@ class Costs:
 
     def bucket(self, rows: Subquery) -> ColumnElement[int]:
         """The place from 1 of the bucket that a row falls into."""
-        moment = rows.c.moment
-        edges = self.edges if self.days is None else self.days
-        if self.is_sqlite:
-            return _search(moment, edges, 1, len(edges))
-        kind = Instant() if self.days is None else Date()
-        return func.width_bucket(moment, literal(edges, ARRAY(kind)))
-
-
-def _search(
-    moment: ColumnElement[Any], edges: Sequence[date], first: int, end: int
-) -> ColumnElement[int]:
-    """A binary search among the buckets [first, end), for a database that has none of its own."""
-    if end - first == 1:
-        return literal_column(str(first))
-    middle = (first + end) // 2
-    return case(
-        (moment < edges[middle - 1], _search(moment, edges, first, middle)),
-        else_=_search(moment, edges, middle, end),
-    )
+        edges = (
+            literal(self.edges, Thresholds(Instant()))
+            if self.days is None
+            else literal(self.days, Thresholds(Date()))
+        )
+        return func.width_bucket(rows.c.moment, edges, type_=Integer())
 
 
 async def find_costs(
@@ -217,7 +201,6 @@ async def find_costs(
         edges=edges,
         days=days,
         wanted=[(name, value) for name, value in wanted if value is not None],
-        is_sqlite=database.is_sqlite,
     )
 
 
