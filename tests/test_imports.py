@@ -3,7 +3,7 @@
 import csv
 import os
 from collections import defaultdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,16 @@ import pytest
 from app import imports
 from app.billing.directory import (
     remove_membership,
+    set_time_zone,
     upsert_mandate,
     upsert_membership,
     upsert_user,
 )
 from app.billing.enums import MembershipRole
 from app.billing.models import audit_events, mandates, memberships, settings, users
+from app.billing.periods import Granularity
+from app.billing.roll_up import total_days
+from app.billing.statistics import UsageDimension, UsageFilter, find_usage
 from app.billing.usage import UsageOutcome, record_usage
 from app.billing.verify import verify_ledger
 from app.billing.viewer import OPERATOR
@@ -389,6 +393,9 @@ def trace() -> list[str]:
         return list(lines)
 
 
+KATHMANDU = timedelta(hours=5, minutes=45)
+
+
 async def test_a_real_trace_is_booked_to_the_last_digit(
     database: Database, api: Api, trace: list[str]
 ) -> None:
@@ -413,5 +420,39 @@ async def test_a_real_trace_is_booked_to_the_last_digit(
             for year in years
         ]
         assert sum(costs) == total
+        async with database.snapshot() as connection:
+            assert (await verify_ledger(connection, mandate_id)).ok
+    # And by group, when its days are totalled, in another time zone than that of its import.
+    await total_days(database, datetime.now(UTC))
+    for mandate_id in expected:
+        await set_time_zone(database, OPERATOR, mandate_id, "Asia/Kathmandu", lambda _: None)
+        report = await find_usage(
+            database,
+            OPERATOR,
+            mandate_id,
+            from_=date(2026, 1, 1),
+            to=date(2027, 1, 1),
+            granularity=Granularity.MONTH,
+            group_by=[UsageDimension.USER, UsageDimension.MODEL, UsageDimension.FEATURE],
+            first=None,
+            time_zone=None,
+            usage_filter=UsageFilter(),
+        )
+        assert report is not None
+        groups: dict[tuple[str | None, ...], list[Decimal]] = defaultdict(list)
+        months: dict[int, Decimal] = defaultdict(Decimal)
+        for row in rows:
+            if row["mandate_id"] == mandate_id:
+                amount = Decimal(row["amount"])
+                groups[row["user_id"], row["model"] or None, row["feature"] or None].append(amount)
+                local = datetime.fromisoformat(row["occurred_at"]) + KATHMANDU
+                months[local.month] += amount
+        assert {
+            tuple(key.value for key in group.keys): (group.cost, group.transaction_count)
+            for group in report.groups
+        } == {key: (sum(amounts), len(amounts)) for key, amounts in groups.items()}
+        for place in range(12):
+            course = sum(group.buckets[place].cost for group in report.groups)
+            assert course == months[place + 1]
         async with database.snapshot() as connection:
             assert (await verify_ledger(connection, mandate_id)).ok
