@@ -26,7 +26,6 @@ from app.billing import directory, verify
 from app.billing.enums import UserKind
 from app.billing.errors import BillingError, RequestError
 from app.billing.roll_up import rebuild_roll_up
-from app.billing.usage import UsageOutcome
 from app.billing.viewer import OPERATOR
 from app.config import Environment, Settings, SettingsError, load_settings
 from app.database import Database, DatabaseUnavailable
@@ -291,16 +290,10 @@ async def import_usage(
             report = await imports.import_usage(
                 database, lines, settings.providers, create_missing=create_missing
             )
-    recorded, duplicate, rejected = (report.outcomes[outcome] for outcome in UsageOutcome)
-    typer.echo(
-        f"{recorded} recorded, {duplicate} duplicate, {rejected} rejected in"
-        f" {report.seconds:.1f} s, {report.rows / report.seconds:.0f} rows per second"
-    )
-    for row in report.rejected:
-        typer.echo(f"line {row.line}: {row.reason}", err=True)
-    if rejected > len(report.rejected):
-        typer.echo(f"and {rejected - len(report.rejected)} more", err=True)
-    if rejected:
+    typer.echo(report.summary)
+    for complaint in report.complaints:
+        typer.echo(complaint, err=True)
+    if report.complaints:
         raise typer.Exit(1)
 
 
@@ -349,7 +342,10 @@ async def verify_ledger() -> None:
 
 @_command()
 async def rebuild_rollups() -> None:
-    """Computes the daily roll-up that statistics read again from the transactions, while others write."""
+    """Computes again, from the transactions, the roll-up that statistics read, while others write.
+
+    For when verify-ledger finds a daily cost that is wrong.
+    """
     async with _migrated(load_settings()) as database:
         mandate_ids = await directory.mandate_ids(database)
         with _progress() as bars:
@@ -367,7 +363,10 @@ async def set_time_zone(
         str, typer.Argument(metavar="ZONE", help="An IANA name, such as Europe/Zurich.")
     ],
 ) -> None:
-    """Changes a mandate's time zone and counts its usage anew by its days. Its spends wait meanwhile."""
+    """Changes a mandate's time zone and counts its usage anew by its days.
+
+    Its spends wait meanwhile; on SQLite every write does.
+    """
     async with _migrated(load_settings()) as database:
         with _progress() as bars:
             task = bars.add_task("Rebuilding", total=1)

@@ -66,6 +66,8 @@ class Database:
         self.is_sqlite = address.get_backend_name() == "sqlite"
         self.long_work = asyncio.Semaphore(2)
         """For what keeps a connection for long: a few at a time leave the others theirs."""
+        self.long_reads = asyncio.Semaphore(1)
+        """For each page of what reads many: they take turns, so that nobody else waits for all of them."""
         if self.is_sqlite:
             options: dict[str, Any] = {
                 "connect_args": {"timeout": BUSY_SECONDS, "async_creator_fn": _open_sqlite}

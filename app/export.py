@@ -6,20 +6,24 @@ A URL or a command line asks for one by parameters, which have the names of the 
 import asyncio
 import csv
 import io
+import os
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, BinaryIO
+from stat import S_IMODE
+from tempfile import NamedTemporaryFile
+from typing import Any, BinaryIO, cast
 
 from rich.progress import Progress
+from sqlalchemy import select
 
 from app.billing.directory import find_mandate
-from app.billing.errors import BadInput
+from app.billing.errors import BadInput, Forbidden
 from app.billing.money import format_decimal
 from app.billing.paging import MAX_PAGE, Page, PageArguments
 from app.billing.periods import Granularity
@@ -30,7 +34,8 @@ from app.billing.transactions import (
     balance_before,
     list_transactions,
 )
-from app.billing.viewer import Viewer, mandate_not_found
+from app.billing.types import NOW
+from app.billing.viewer import OPERATOR, Viewer, load_viewer, mandate_not_found
 from app.database import Database
 from app.parameters import Parameters, camel, names, read
 
@@ -154,34 +159,54 @@ async def _export_transactions(
     if mandate is None:
         raise mandate_not_found()
 
-    async def read_page(after: str | None) -> Page:
-        page = await list_transactions(
-            database,
-            viewer,
-            mandate_id,
-            filter=wanted,
-            order_by=arguments.order_by,
-            descending=arguments.direction is Direction.DESC,
-            page=PageArguments(first=MAX_PAGE, after=after),
-        )
+    wanted = await _as_of_now(database, wanted)
+
+    async def read_page(viewer: Viewer, after: str | None) -> Page:
+        async with database.long_reads:
+            page = await asyncio.shield(
+                list_transactions(
+                    database,
+                    viewer,
+                    mandate_id,
+                    filter=wanted,
+                    order_by=arguments.order_by,
+                    descending=arguments.direction is Direction.DESC,
+                    page=PageArguments(first=MAX_PAGE, after=after),
+                )
+            )
         if page is None:
-            raise mandate_not_found()
+            raise Forbidden("The mandate is no longer yours to see.")
         return page
 
     async def pages(page: Page) -> AsyncIterator[Sequence[_Row]]:
         yield [_transaction_row(row, viewer, mandate.currency) for row in page.nodes]
         while page.has_next_page:
-            # A client that leaves ends this task; the read goes on to give its connection back.
-            page = await asyncio.shield(read_page(page.cursor(page.nodes[-1])))
-            yield [_transaction_row(row, viewer, mandate.currency) for row in page.nodes]
+            now = await asyncio.shield(_still(database, viewer))
+            page = await read_page(now, page.cursor(page.nodes[-1]))
+            yield [_transaction_row(row, now, mandate.currency) for row in page.nodes]
 
-    first = await read_page(None)
+    first = await read_page(viewer, None)
     return Export(
         name=_file_name(ExportKind.TRANSACTIONS, mandate_id),
         columns=[camel(name) for name in _TRANSACTION_COLUMNS],
         pages=pages(first),
         count=first.count,
     )
+
+
+async def _as_of_now(database: Database, wanted: TransactionFilter) -> TransactionFilter:
+    """Without what is written from now on: in some orders a walk would meet a part of it."""
+    async with database.read() as connection:
+        now = (await connection.execute(select(NOW))).scalar_one()
+    return replace(wanted, created_to=min(wanted.created_to or now, now))
+
+
+async def _still(database: Database, viewer: Viewer) -> Viewer:
+    """Who asked, with the roles held by now; Unauthenticated for one who has been disabled."""
+    if viewer is OPERATOR:
+        return viewer
+    async with database.read() as connection:
+        return await load_viewer(connection, viewer.user_id)
 
 
 def _transaction_row(row: Any, viewer: Viewer, currency: str) -> _Row:
@@ -246,27 +271,40 @@ async def _export_usage(
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[BinaryIO]:
-    path = path.resolve()
+    """A new file beside it, which takes its place, and its mode, when all went well."""
+    path = Path(os.path.realpath(path))
     if path.exists() and not path.is_file():
         raise BadInput(f"{path} is not a file.")
-    part = path.with_name(f"{path.name}.part")
+    if not path.parent.is_dir():
+        raise BadInput(f"There is no directory {path.parent}.")
+    file = NamedTemporaryFile("wb", dir=path.parent, prefix=f".{path.name[:100]}.", delete=False)  # noqa: SIM115
+    part = Path(file.name)
     try:
-        with part.open("wb") as file:
-            yield file
+        with file:
+            part.chmod(S_IMODE(path.stat().st_mode) if path.exists() else 0o666 & ~_umask())
+            yield cast("BinaryIO", file)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
+def _umask() -> int:
+    """The process's own; it can only be read by setting it."""
+    os.umask(mask := os.umask(0o077))
+    return mask
+
+
 def _file_name(kind: ExportKind, mandate_id: str) -> str:
     """A name that is nothing but a name everywhere, whatever is in an id."""
-    of_mandate = re.sub(r"[^\w.-]", "_", mandate_id)
+    of_mandate = re.sub(r"[^\w.-]", "_", mandate_id, flags=re.ASCII)
     return f"{kind}-{of_mandate}.csv"
 
 
 _SIGNS = r"=+\-@\uff1d\uff0b\uff0d\uff20"  # and their wide forms, which are read like them
 # What a spreadsheet takes for a formula; it drops blanks and line breaks to find one.
 _FORMULA = re.compile(rf"[\t\r\n]|\s*[{_SIGNS}]")
+# Where lists are separated by semicolons, these begin a cell or a row, quoted or not.
+_FORMULA_WITHIN = re.compile(rf"[;\r\n](?=[^\S\r\n]*[{_SIGNS}])")
 
 
 def _csv(rows: Iterable[_Row]) -> bytes:
@@ -287,4 +325,5 @@ def _cell(value: object) -> object:
 
 
 def _harmless(text: str) -> str:
+    text = _FORMULA_WITHIN.sub(r"\g<0>'", text)
     return f"'{text}" if _FORMULA.match(text) else text

@@ -69,6 +69,22 @@ class ImportReport:
     def rows(self) -> int:
         return self.outcomes.total()
 
+    @property
+    def summary(self) -> str:
+        """How many rows became what, and how fast."""
+        recorded, duplicate, rejected = (self.outcomes[outcome] for outcome in UsageOutcome)
+        return (
+            f"{recorded} recorded, {duplicate} duplicate, {rejected} rejected in"
+            f" {self.seconds:.1f} s, {self.rows / self.seconds:.0f} rows per second"
+        )
+
+    @property
+    def complaints(self) -> list[str]:
+        """What is wrong with the first rejected rows, and how many more there are."""
+        told = [f"line {row.line}: {row.reason}" for row in self.rejected]
+        more = self.outcomes[UsageOutcome.REJECTED] - len(told)
+        return [*told, f"and {more} more"] if more else told
+
     def reject(self, line: int, reason: str) -> None:
         """Counts a row that cannot be read."""
         self.outcomes[UsageOutcome.REJECTED] += 1

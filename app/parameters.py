@@ -9,7 +9,7 @@ from enum import Enum
 from types import NoneType
 from typing import Any, get_args, get_origin
 
-from app.billing.checks import parse_instant
+from app.billing.checks import parse_day, parse_instant
 from app.billing.errors import BadInput
 from app.billing.money import parse_decimal
 
@@ -91,21 +91,10 @@ def _whole_number(text: str) -> int:
     return int(text)
 
 
-def _day(text: str) -> date:
-    try:
-        day = date.fromisoformat(text)
-        if day.isoformat() != text:
-            raise ValueError("another form")
-    except ValueError:
-        raise ValueError("must be a day, such as 2026-01-31") from None
-    else:
-        return day
-
-
 _FROM_TEXT: dict[type[Any], Callable[[str], Any]] = {
     str: str,
     int: _whole_number,
     Decimal: parse_decimal,
-    date: _day,
+    date: parse_day,
     datetime: parse_instant,
 }

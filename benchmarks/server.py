@@ -26,11 +26,11 @@ class Server:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    async def create(self, name: str) -> Database:
-        """A new database without tables."""
+    async def create(self, name: str) -> str:
+        """The address of a new database without tables."""
         await self.execute(f"CREATE DATABASE {name}")
         address = make_url(self._address).set(database=name)
-        return Database(address.render_as_string(hide_password=False))
+        return address.render_as_string(hide_password=False)
 
     async def execute(self, *statements: str) -> None:
         """Runs statements that concern the whole server."""

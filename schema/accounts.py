@@ -79,7 +79,7 @@ class AccountConnection(Connection[Account]):
 
 
 @strawberry.type(
-    description="How long a balance will last, by what usage has cost of late: the user's under PREPAY_USER, else that of the whole mandate, for members too."
+    description="How long a balance will last, from the usage of its user under PREPAY_USER, of the whole mandate otherwise, for members too: it is their balance."
 )
 class Forecast:
     daily_cost_7: Decimal = strawberry.field(
@@ -89,7 +89,7 @@ class Forecast:
         description="Mean cost of the last 30 days, today left out; rounded half-even to 9 digits."
     )
     empty_on: date | None = strawberry.field(
-        description="The day on which nothing is left of available at the pace of the last 7 days; today when nothing is left now. Null when available is, when nothing was spent, and beyond a hundred years."
+        description="The day on which nothing is left of available at the pace of the last 7 days; today when nothing is left now. Null when available is null, when the last 7 days cost nothing, or when it lasts over a hundred years."
     )
 
 

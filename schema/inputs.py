@@ -20,9 +20,9 @@ BalanceOwner = Annotated[
 
 
 def given(source: Any, *without: str) -> dict[str, Any]:
-    """The fields of an input that were given, nested inputs included, under their snake case names."""
+    """The fields of an input that were given (none where it was left out), nested inputs included, under their snake case names."""
     return {
         name: given(value) if has_object_definition(value) else value
-        for name, value in vars(source).items()
+        for name, value in (vars(source) if source else {}).items()
         if value is not strawberry.UNSET and name not in without
     }

@@ -28,7 +28,7 @@ class Mandate:
         description="Of every amount of the mandate; fixed once an account exists."
     )
     time_zone: TimeZone = strawberry.field(
-        description="Whose days, months and years its statistics count; fixed once an account exists."
+        description="Whose days, months and years its statistics count; once an account exists, only the operator changes it."
     )
     created_at: datetime = strawberry.field(description="When the mandate was created here.")
 

@@ -47,7 +47,7 @@ class LedgerCheck:
         description="How many transactions they were computed from."
     )
     mismatches: list[LedgerMismatch] = strawberry.field(
-        description="Each account of which something is wrong, once, by id. An account that is missing altogether, and a daily total of the mandate, is not among them, but ok is false."
+        description="Each account of which something is wrong, once, by id. Not listed, though ok is false: an account that is missing altogether, and a daily total of the mandate; `billing verify-ledger` names them."
     )
     checked_at: datetime = strawberry.field(
         description="The moment all figures are of; what was committed later is not in them."

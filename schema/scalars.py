@@ -1,8 +1,6 @@
 """The scalars: each refuses what it cannot hold exactly, and says what it takes instead."""
 
-import re
 from collections.abc import Callable
-from contextlib import suppress
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, NewType
@@ -11,7 +9,7 @@ import strawberry
 from graphql import GraphQLError, GraphQLID
 from strawberry.types.scalar import ScalarDefinition
 
-from app.billing.checks import parse_instant
+from app.billing.checks import parse_day, parse_instant
 from app.billing.money import format_decimal, parse_decimal
 
 TimeZone = NewType("TimeZone", str)
@@ -40,13 +38,6 @@ def _read_name(text: str) -> str:
     if not 1 <= len(text) <= 64:
         raise ValueError("must be 1 to 64 characters")
     return text
-
-
-def _read_day(text: str) -> date:
-    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
-        with suppress(ValueError):
-            return date.fromisoformat(text)
-    raise ValueError("must be a calendar day written YYYY-MM-DD")
 
 
 _read_stock_id = GraphQLID.coerce_input_value
@@ -87,7 +78,7 @@ SCALARS: dict[object, ScalarDefinition] = {
         description="A calendar day, YYYY-MM-DD.",
         specified_by_url="https://scalars.graphql.org/andimarek/local-date.html",
         serialize=date.isoformat,
-        parse_value=_from_text("Date", _read_day),
+        parse_value=_from_text("Date", parse_day),
     ),
     TimeZone: strawberry.scalar(
         name="TimeZone",

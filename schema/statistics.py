@@ -40,13 +40,13 @@ class UserCostSlice:
         return await info.context.load.user.load(self.key) if self.key else None
 
 
-@strawberry.type(description="The part of the total cost that falls into [start, end).")
+@strawberry.type(description="The part of a cost that falls into [start, end).")
 class UsageBucket:
     start: datetime = strawberry.field(
-        description="The first instant of an hour, day, month or year of the time zone asked for, or of the part of it that the range covers."
+        description="When an hour, day, month or year of the time zone begins; the first is no earlier than the range."
     )
     end: datetime = strawberry.field(
-        description="The start of the next one, excluded. A day has 23 or 25 hours when clocks change."
+        description="The start of the next one, or the end of the range: excluded. A day has 23 or 25 hours when clocks change."
     )
     cost: Decimal = strawberry.field(description="In the mandate's currency; 0 without usage.")
     transaction_count: int = strawberry.field(description="AI calls, free ones included.")
@@ -54,8 +54,9 @@ class UsageBucket:
 
 @strawberry.type(
     description=(
-        "What AI calls cost, by when they happened. Members see their own usage alone. Late events"
-        " may still be written up to 35 days back. Fields asked for together agree with each other."
+        "What AI calls cost, by when they happened, less what was reversed, on the day of the reversal:"
+        " a cost can be below 0. Members see their own usage alone. Late events may still be written"
+        " up to 35 days back. Fields asked for together agree with each other."
     )
 )
 class Statistics:
@@ -106,7 +107,7 @@ class UsageKey:
     )
 
     @strawberry.field(
-        description="For USER: the user, also one who has left the mandate; null for usage that named none."
+        description="For USER: the user, also one who has left the mandate; null for usage that named none, and for other dimensions."
     )
     async def user(self, info: Info) -> User | None:
         if self.dimension is not UsageDimension.USER or self.value is None:
@@ -119,7 +120,7 @@ class UsageKey:
 )
 class UsageGroup:
     keys: list[UsageKey] = strawberry.field(
-        description="Its values, in the order of groupBy; none without groupBy."
+        description="Its values, in the order of groupBy; empty without groupBy."
     )
     cost: Decimal = strawberry.field(description="In the mandate's currency, exact.")
     transaction_count: int = strawberry.field(description="AI calls, free ones included.")
@@ -129,11 +130,15 @@ class UsageGroup:
 
 
 @strawberry.type(
-    description="What AI calls cost in any range, by when they happened. Members see their own usage alone. Late events may still be written up to 35 days back. All figures are of one moment."
+    description="What AI calls cost in any range, by when they happened, less what was reversed, on the day of the reversal: a cost can be below 0. Members see their own usage alone. Late events may still be written up to 35 days back. All figures are of one moment."
 )
 class UsageReport:
-    from_: datetime = strawberry.field(name="from", description="Start of the range, included.")
-    to: datetime = strawberry.field(description="End of the range, excluded.")
+    from_: datetime = strawberry.field(
+        name="from", description="The first instant of the first day asked for."
+    )
+    to: datetime = strawberry.field(
+        description="The end of the range, excluded: the first instant of the day that `to` named."
+    )
     time_zone: TimeZone = strawberry.field(
         description="Whose days are counted: the one asked for, else the mandate's."
     )
@@ -214,13 +219,9 @@ async def find_statistics(
         year=year,
         month=month,
         time_zone=time_zone,
-        usage_filter=_usage_filter(filter),
+        usage_filter=statistics.UsageFilter(**given(filter)),
     )
     return cast("Statistics | None", found)
-
-
-def _usage_filter(given_filter: UsageFilter | None) -> statistics.UsageFilter:
-    return statistics.UsageFilter(**given(given_filter) if given_filter else {})
 
 
 @strawberry.type
@@ -241,7 +242,7 @@ class StatisticsQuery:
         return await find_statistics(info, mandate_id, period, year, month, time_zone, filter)
 
     @strawberry.field(
-        description="What AI calls cost in any range, in groups, each with its course over time. Groups times buckets stay under 20000."
+        description="What AI calls cost in any range, in groups, each with its course over time. Groups times buckets stay under 20000, else it is BAD_USER_INPUT: ask for fewer groups with `first`."
     )
     async def usage(
         self,
@@ -261,7 +262,7 @@ class StatisticsQuery:
         first: Annotated[
             int | None,
             strawberry.argument(
-                description="How many groups to show, the dearest: at least 1; all when left out."
+                description="How many groups to show, the dearest: at least 1; all when left out. There is no next page."
             ),
         ] = None,
         time_zone: Zone = None,
@@ -277,6 +278,6 @@ class StatisticsQuery:
             group_by=group_by or (),
             first=first,
             time_zone=time_zone,
-            usage_filter=_usage_filter(filter),
+            usage_filter=statistics.UsageFilter(**given(filter)),
         )
         return cast("UsageReport | None", found)

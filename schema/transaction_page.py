@@ -87,7 +87,7 @@ async def transaction_page(
         info.context.database,
         info.context.viewer,
         mandate_id,
-        filter=transactions.TransactionFilter(**given(filter) if filter else {}),
+        filter=transactions.TransactionFilter(**given(filter)),
         order_by=order.field if order else None,
         descending=order is None or order.direction is SortDirection.DESC,
         page=page,

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -383,3 +385,10 @@ async def watched(
     finally:
         done = True
     assert await task > 1
+
+
+def resident(pid: int) -> float:
+    """MiB of memory that a process holds."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    [kibibytes] = re.findall(r"VmRSS:\s+(\d+) kB", status)
+    return int(kibibytes) / 1024

@@ -1,5 +1,6 @@
 """`billing export`: the same files on stdout or on disk, and never a part of one."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,28 @@ def test_export_to_stdout(billing: Billing) -> None:
 
 @pytest.mark.usefixtures("spent")
 def test_export_to_a_file(billing: Billing, tmp_path: Path) -> None:
+    """It takes the place of one of that name, and its mode, and touches nothing else."""
     file = tmp_path / "acme.csv"
-    file.write_text("before")
     done = (0, f"3 rows are in {file}.\n", "")
-    assert billing("export", "transactions", MANDATE, "--output", str(file)) == done
-    assert len(read(file.read_bytes().decode())) == 3
-    assert not file.with_name("acme.csv.part").exists()
+    bystander = file.with_name("acme.csv.part")
+    bystander.symlink_to(tmp_path / "precious")
+    (tmp_path / "precious").write_text("precious")
+    for before, mode in ((None, 0o666 & ~current_umask()), ("before", 0o600), ("before", 0o664)):
+        if before:
+            file.write_text(before)
+            file.chmod(mode)
+        assert billing("export", "transactions", MANDATE, "--output", str(file)) == done
+        assert len(read(file.read_bytes().decode())) == 3
+        assert file.stat().st_mode & 0o777 == mode
+    assert {one.name for one in tmp_path.iterdir()} >= {"acme.csv", "acme.csv.part", "precious"}
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith(".acme")]
+    assert (tmp_path / "precious").read_text() == "precious"
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 @pytest.mark.usefixtures("spent")
@@ -67,9 +84,8 @@ def test_export_that_cannot_be(
     assert said("usage", MANDATE) == "from must be given."
     assert said("transactions", MANDATE, "--output", str(tmp_path)) == f"{tmp_path} is not a file."
     missing = tmp_path / "none" / "x.csv"
-    assert said("transactions", MANDATE, "--output", str(missing)) == (
-        f"{missing}.part: No such file or directory"
-    )
+    told = said("transactions", MANDATE, "--output", str(missing))
+    assert told == f"There is no directory {missing.parent}."
     assert billing("export", "accounts", MANDATE)[0] == 2
 
     monkeypatch.setattr("app.export.MAX_PAGE", 1)
@@ -81,7 +97,7 @@ def test_export_that_cannot_be(
     asked = ("transactions", MANDATE, "--output", str(file))
     assert said(*asked) == "The database cannot be reached: gone"
     assert file.read_text() == "before"
-    assert not file.with_name("acme.csv.part").exists()
+    assert not [one for one in tmp_path.iterdir() if one.name.startswith(".acme")]
 
 
 @pytest.mark.usefixtures("spent")

@@ -6,6 +6,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from app.billing.directory import set_time_zone, upsert_mandate
 from app.billing.enums import ReferenceType, TransactionType
@@ -19,6 +20,7 @@ from app.database import Database
 from tests.statistics import DAY, YEAR, find, total, write
 from tests.world import (
     MANDATE,
+    PREPAY_USER,
     SYSADMIN,
     add_mandate,
     dump,
@@ -192,6 +194,40 @@ async def test_a_mandate_without_usage(database: Database) -> None:
     assert await rebuild(database) == [1]
     await total_days(database, LATER)
     assert await dump(database) == before
+
+
+async def test_totals_beyond_64_bits(database: Database) -> None:
+    """Of more accounts than one, whose own figures all fit: exact on PostgreSQL, left alone on SQLite."""
+    users = [f"user-{place}" for place in range(3)]
+    for mandate_id in (MANDATE, "zeta"):
+        await add_mandate(database, mandate_id, PREPAY_USER, users=users)
+        await write(
+            database,
+            *(usage_event(1, mandate_id=mandate_id, user_id=u, occurred_at=NOON) for u in users),
+        )
+    most = 9 * 10**18
+    await run_sql(
+        database, "UPDATE daily_usage SET cost = :most WHERE mandate_id = 'acme'", most=most
+    )
+    if database.is_sqlite:
+        with pytest.raises(DBAPIError, match="overflow"):
+            await total_days(database, LATER)
+        assert await totalled_until(database) == date.min
+    else:
+        await total_days(database, LATER)
+        assert [row[2] for row in await totals(database)] == [Decimal(27 * 10**9), Decimal(3)]
+    [healthy] = await read_rows(database, settings, mandate_id="zeta")
+    assert healthy.totalled_until == LATER.date()
+    # What is too large for them is refused, or kept to the last digit.
+    near = "UPDATE daily_total SET cost = 9223372036854775807 WHERE mandate_id = 'zeta'"
+    await run_sql(database, near)
+    late = usage_event(1, mandate_id="zeta", user_id="user-0", occurred_at=NOON)
+    if database.is_sqlite:
+        with pytest.raises(IntegrityError, match="daily_total_cost"):
+            await write(database, late)
+    else:
+        await write(database, late)
+        assert (await totals(database))[1][2] == Decimal("9223372037.854775807")
 
 
 async def test_rebuilt_and_totalled_while_others_write(database: Database) -> None:

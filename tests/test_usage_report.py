@@ -4,12 +4,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from app.billing.viewer import Viewer
 from app.database import Database
 from schema import schema
 from schema.context import Context
+from tests.api import statements
 from tests.statistics import use_some, write
 from tests.world import (
     ADMIN,
@@ -73,10 +73,8 @@ async def used(database: Database) -> Database:
 
 
 async def test_everything(used: Database) -> None:
-    sent: list[Any] = []
-    for engine in (used._reader, used._writer) if used.is_sqlite else (used._writer,):
-        event.listen(engine.sync_engine, "before_cursor_execute", lambda *a: sent.append(a[2]))
-    report = await ask(used, groupBy=["PROVIDER", "USER"], granularity="DAY")
+    with statements() as sent:
+        report = await ask(used, groupBy=["PROVIDER", "USER"], granularity="DAY")
     # The mandate, the groups, their courses, the users.
     assert len([statement for statement in sent if statement.startswith("SELECT")]) == 4
     buckets = [group.pop("buckets") for group in report["groups"]]
@@ -273,6 +271,19 @@ async def test_bad_input(used: Database, asked: dict[str, Any], word: str) -> No
         assert error.extensions == {"code": "BAD_USER_INPUT"}
         assert word in error.message
         assert result.data == {"usage": None}
+
+
+async def test_a_day_that_never_was(used: Database) -> None:
+    """Samoa went from the 29th to the 31st of December 2011: a day without a moment, and no hour."""
+    samoa: dict[str, Any] = {"from": "2011-12-30", "to": "2011-12-31", "zone": "Pacific/Apia"}
+    for granularity, buckets in (("HOUR", 0), ("DAY", 1), ("MONTH", 1)):
+        report = await ask(used, **samoa, granularity=granularity)
+        assert (report["from"], report["to"], report["totalCost"]) == (
+            "2011-12-30T10:00:00Z",
+            "2011-12-30T10:00:00Z",
+            "0",
+        )
+        assert len(report["groups"][0]["buckets"]) == buckets
 
 
 async def test_all_of_time(used: Database) -> None:

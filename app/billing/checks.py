@@ -3,6 +3,7 @@
 import hashlib
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -61,6 +62,14 @@ def parse_instant(text: str) -> datetime:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
         raise ValueError("must be RFC 3339 with an offset, such as 2026-01-31T12:00:00Z") from None
+
+
+def parse_day(text: str) -> date:
+    """A calendar day, YYYY-MM-DD; ValueError for any other form."""
+    if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+        with suppress(ValueError):
+            return date.fromisoformat(text)
+    raise ValueError("must be a day, such as 2026-01-31")
 
 
 def may_have_occurred(occurred_at: datetime, now: datetime) -> bool:

@@ -34,7 +34,7 @@ from app.billing.enums import (
     TransactionType,
     UserKind,
 )
-from app.billing.types import Document, IdempotencyKey, Identifier, Instant, Key, Nano
+from app.billing.types import Document, IdempotencyKey, Identifier, Instant, Key, Nano, NanoSum
 
 
 def _partial(name: str, condition: str, *columns: str, unique: bool = False) -> Index:
@@ -273,7 +273,7 @@ class DailyTotal(SQLModel, table=True):
     aicore_provider: str = Field(sa_type=Identifier)
     aicore_model: str = Field(sa_type=Identifier)
     feature_code: str = Field(sa_type=Identifier)
-    cost: Decimal = Field(sa_type=Nano)
+    cost: Decimal = Field(sa_type=NanoSum)
     transaction_count: int = Field(sa_type=BigInteger)
 
     __table_args__ = (
@@ -281,6 +281,8 @@ class DailyTotal(SQLModel, table=True):
             "mandate_id", "local_date", "aicore_provider", "aicore_model", "feature_code"
         ),
         ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
+        # What is too large would become a float.
+        CheckConstraint("typeof(cost) = 'integer'", "daily_total_cost").ddl_if(dialect="sqlite"),
     )
 
 
@@ -292,12 +294,16 @@ class DailyUserTotal(SQLModel, table=True):
     mandate_id: str = Field(sa_type=Identifier)
     local_date: date
     user_id: str = Field(sa_type=Identifier)
-    cost: Decimal = Field(sa_type=Nano)
+    cost: Decimal = Field(sa_type=NanoSum)
     transaction_count: int = Field(sa_type=BigInteger)
 
     __table_args__ = (
         PrimaryKeyConstraint("mandate_id", "local_date", "user_id"),
         ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
+        # What is too large would become a float.
+        CheckConstraint("typeof(cost) = 'integer'", "daily_user_total_cost").ddl_if(
+            dialect="sqlite"
+        ),
     )
 
 

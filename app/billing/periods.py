@@ -10,9 +10,7 @@ from app.billing.errors import BadInput
 MIN_YEAR = 1970
 MAX_YEAR = 9998
 """The last year whose end, too, is an instant that Python can hold in every zone."""
-MAX_CELLS = 20_000
-"""What one report may hold: its groups times its buckets stay below it."""
-_DAY = timedelta(days=1)
+DAY = timedelta(days=1)
 _SECOND = timedelta(seconds=1)
 
 
@@ -37,7 +35,7 @@ def day_start(day: date, zone: ZoneInfo) -> datetime:
 def local_date(instant: datetime, zone: ZoneInfo) -> date:
     """The local day that an instant counts to: the last one that has begun."""
     local = instant.astimezone(zone)
-    following = local.date() + _DAY
+    following = local.date() + DAY
     # Clocks that go back over midnight show the day before again, which is over all the same.
     return following if local.fold and day_start(following, zone) <= instant else local.date()
 
@@ -60,33 +58,17 @@ def period_range(period: PeriodType, year: int, month: int | None) -> tuple[date
 def current_period(period: PeriodType, today: date) -> tuple[date, date]:
     """The first day of the day, month or year that `today` falls into, and that of the next."""
     if period == PeriodType.DAY:
-        return today, today + _DAY
+        return today, today + DAY
     if period == PeriodType.MONTH:
         first = today.replace(day=1)
         return first, (first + timedelta(days=31)).replace(day=1)
     return date(today.year, 1, 1), date(today.year + 1, 1, 1)
 
 
-def check_range(from_: date, to: date, granularity: Granularity) -> None:
-    """Refuses a range that is empty, out of bounds, or of more buckets than any report holds."""
-    if from_ >= to:
-        raise BadInput("to must be later than from: it is the day after the last.")
-    if from_.year < MIN_YEAR or to > date(MAX_YEAR + 1, 1, 1):
-        raise BadInput(f"from and to must be within the years {MIN_YEAR} to {MAX_YEAR}.")
-    days = (to - from_).days
-    most = days * 24 if granularity is Granularity.HOUR else days
-    # A month or a year has no more days than a range may have.
-    if granularity in (Granularity.HOUR, Granularity.DAY) and most >= MAX_CELLS:
-        raise BadInput(
-            f"A report has fewer than {MAX_CELLS} groups times buckets, and this range has about"
-            f" {most} buckets: ask for a shorter one or a coarser granularity."
-        )
-
-
 def split(from_: date, to: date, granularity: Granularity) -> list[date]:
     """The first day of each bucket of [from, to) in order, and `to`. At the ends, parts of one count."""
     if granularity in (Granularity.HOUR, Granularity.DAY):
-        return [from_ + place * _DAY for place in range((to - from_).days + 1)]
+        return [from_ + place * DAY for place in range((to - from_).days + 1)]
     edges = []
     day = from_
     while day < to:

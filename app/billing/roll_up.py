@@ -2,24 +2,25 @@
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
+from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Select, Table, and_, case, delete, func, insert, literal, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.costs import COST, COUNTED, IS_COST
 from app.billing.enums import ReferenceType
 from app.billing.models import TOTALS, daily_usage, settings, transactions
 from app.billing.money import ZERO
-from app.billing.periods import day_start, local_date
+from app.billing.periods import DAY, Granularity, day_start, local_date, split
 from app.billing.settings import lock_settings
 from app.database import Database
 
 OVER = timedelta(hours=13)
 """So long after its end in UTC a day is over in every time zone, and for an hour already."""
-_DAY = timedelta(days=1)
 _NAMES = ("aicore_provider", "aicore_model", "feature_code")
 _KEYS = ("user_id", "account_id", *_NAMES)
 _SUMS = ("cost", "transaction_count")
@@ -84,20 +85,23 @@ async def total_days(database: Database, now: datetime) -> None:
     )
     async with database.read() as connection:
         mandate_ids = (await connection.execute(query)).scalars().all()
+    failure: DBAPIError | None = None
     for mandate_id in mandate_ids:
+        try:
+            await database.write(partial(_total_mandate, mandate_id=mandate_id, end=end))
+        except DBAPIError as error:  # of one mandate, which does not stop the others
+            failure = error
+    if failure:
+        raise failure
 
-        async def unit(connection: AsyncConnection, mandate_id: str = mandate_id) -> None:
-            # No spend of the mandate is under way: what comes later adds to the totals itself.
-            terms = await lock_settings(connection, mandate_id, change=True)
-            if terms.totalled_until < end:
-                await _total(connection, mandate_id, terms.totalled_until, end)
-                await connection.execute(
-                    update(settings)
-                    .where(settings.c.mandate_id == mandate_id)
-                    .values(totalled_until=end)
-                )
 
-        await database.write(unit)
+async def _total_mandate(connection: AsyncConnection, mandate_id: str, end: date) -> None:
+    # No spend of the mandate is under way: what comes later adds to the totals itself.
+    terms = await lock_settings(connection, mandate_id, change=True)
+    if terms.totalled_until < end:
+        await _total(connection, mandate_id, terms.totalled_until, end)
+        this = settings.c.mandate_id == mandate_id
+        await connection.execute(update(settings).where(this).values(totalled_until=end))
 
 
 async def rebuild_roll_up(database: Database, mandate_id: str) -> AsyncIterator[float]:
@@ -127,8 +131,9 @@ async def rebuild_next_week(
     zone = ZoneInfo(terms.time_zone)
     mandate_id, occurred = terms.mandate_id, transactions.c.occurred_at
     costs = and_(transactions.c.mandate_id == mandate_id, IS_COST)
-    span = select(func.min(occurred), func.max(occurred)).where(costs)
-    earliest, latest = (await connection.execute(span)).one()
+    # Each by itself: SQLite takes an index for a minimum or a maximum that is alone.
+    ends = (select(end(occurred)).where(costs).scalar_subquery() for end in (func.min, func.max))
+    earliest, latest = (await connection.execute(select(*ends))).one()
     following = earliest
     if earliest is not None and start > local_date(earliest, zone):
         later = select(func.min(occurred)).where(costs, occurred >= day_start(start, zone))
@@ -137,10 +142,9 @@ async def rebuild_next_week(
         await _empty(connection, mandate_id, start, date.max)
         return None, 1
     first = local_date(following, zone)
-    days = [first + place * _DAY for place in range(7)]
-    end = first + 7 * _DAY
+    *days, end = split(first, first + 7 * DAY, Granularity.DAY)
     await _empty(connection, mandate_id, start, days[-1])
-    endings = [(occurred < day_start(day + _DAY, zone), literal(day)) for day in days]
+    endings = [(occurred < day_start(day + DAY, zone), literal(day)) for day in days]
     account_id = transactions.c.account_id
     names = [transactions.c[name] for name in ("user_id", *_NAMES)]
     usage = (

@@ -12,6 +12,7 @@ from sqlalchemy import (
     BigInteger,
     DateTime,
     Dialect,
+    Numeric,
     String,
     TypeDecorator,
     Uuid,
@@ -46,6 +47,15 @@ class Nano(TypeDecorator[Decimal]):
             whole, rest = value.split(":")
             value = int(whole) * 10**9 + int(rest)
         return from_nano(int(value))
+
+
+class NanoSum(Nano):
+    """As Nano, of many accounts: PostgreSQL keeps any size. On SQLite it must be seen to stay an integer."""
+
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        return BigInteger() if dialect.name == "sqlite" else Numeric(38, 0)
 
 
 class exact_sum(FunctionElement[Decimal]):

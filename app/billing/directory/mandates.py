@@ -37,20 +37,22 @@ async def mandates_by_id(connection: AsyncConnection, mandate_ids: Sequence[str]
 
 async def mandate_ids(database: Database) -> Sequence[str]:
     """Of every mandate, in order: for the operator's work on each."""
+    query = select(mandates.c.id).order_by(mandates.c.id)
     async with database.read() as connection:
-        return (
-            (await connection.execute(select(mandates.c.id).order_by(mandates.c.id)))
-            .scalars()
-            .all()
-        )
+        return (await connection.execute(query)).scalars().all()
 
 
 async def find_mandate(database: Database, viewer: Viewer, mandate_id: str) -> Any:
     """The mandate, or None where it does not exist or is not the viewer's."""
+    async with database.read() as connection:
+        return await find_visible_mandate(connection, viewer, mandate_id)
+
+
+async def find_visible_mandate(connection: AsyncConnection, viewer: Viewer, mandate_id: str) -> Any:
+    """As find_mandate, for what is read together with it."""
     if not viewer.may_see(mandate_id):
         return None
-    async with database.read() as connection:
-        return (await mandates_by_id(connection, [mandate_id]))[0]
+    return (await mandates_by_id(connection, [mandate_id]))[0]
 
 
 async def list_mandates(
@@ -137,6 +139,8 @@ async def set_time_zone(
 
     async def unit(connection: AsyncConnection) -> None:
         before = (await lock_settings(connection, mandate_id, change=True)).time_zone
+        if before == time_zone:
+            return
         await connection.execute(
             update(mandates).where(mandates.c.id == mandate_id).values(time_zone=time_zone)
         )
@@ -145,17 +149,16 @@ async def set_time_zone(
         while day is not None:
             day, done = await rebuild_next_week(connection, terms, day)
             advance(done)
-        if before != time_zone:
-            await write_audit_event(
-                connection,
-                viewer,
-                datetime.now(UTC),
-                "mandate.updated",
-                f"mandate:{mandate_id}",
-                mandate_id=mandate_id,
-                before={"time_zone": before},
-                after={"time_zone": time_zone},
-            )
+        await write_audit_event(
+            connection,
+            viewer,
+            datetime.now(UTC),
+            "mandate.updated",
+            f"mandate:{mandate_id}",
+            mandate_id=mandate_id,
+            before={"time_zone": before},
+            after={"time_zone": time_zone},
+        )
 
     await database.write(unit)
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
@@ -13,12 +13,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.models import daily_totals, daily_usage, mandates, settings
 from app.billing.money import ZERO, from_nano, to_nano
-from app.billing.periods import local_date
+from app.billing.periods import DAY, local_date
 from app.billing.types import exact_sum
 
-IN_SIGHT = timedelta(days=36_525)
+DAYS_IN_SIGHT = 36_525
 """A hundred years: whatever lasts longer has no end in sight."""
-_DAY = timedelta(days=1)
 
 BalanceKey = tuple[str, str | None]
 """Mandate id, and the user whose balance it is; None for the mandate's own."""
@@ -53,7 +52,7 @@ class Pace:
         if self.cost_7 <= ZERO:
             return None
         days = int(available * 7 // self.cost_7)
-        return self.today + days * _DAY if days <= IN_SIGHT.days else None
+        return self.today + days * DAY if days <= DAYS_IN_SIGHT else None
 
 
 def _mean(cost: Decimal, days: int) -> Decimal:
@@ -61,7 +60,10 @@ def _mean(cost: Decimal, days: int) -> Decimal:
 
 
 async def paces(connection: AsyncConnection, keys: Sequence[BalanceKey]) -> list[Pace]:
-    """The paces of balances that the caller may see: of the user's usage, or of the whole mandate's."""
+    """The paces of balances that the caller may see: of the user's usage, or of the whole mandate's.
+
+    There must be a key, and the mandate of each.
+    """
     now = datetime.now(UTC)
     today: dict[str, date] = {}
     totalled_until: dict[str, date] = {}
@@ -76,14 +78,14 @@ async def paces(connection: AsyncConnection, keys: Sequence[BalanceKey]) -> list
     costs: dict[tuple[str, str, date], Decimal] = {}
     # Each mandate has a today of its own: one range holds the days of all.
     end = max(today.values())
-    start = min(today.values()) - 30 * _DAY
+    start = min(today.values()) - 30 * DAY
     query = _by_day(keys, start, end, min(totalled_until.values()))
     for mandate_id, user_id, day, cost in await connection.execute(query):
         costs[mandate_id, user_id, day] = cost
 
     def cost_of(key: BalanceKey, days: int) -> Decimal:
         mandate_id, user_id = key
-        past = (today[mandate_id] - back * _DAY for back in range(1, days + 1))
+        past = (today[mandate_id] - back * DAY for back in range(1, days + 1))
         return sum((costs.get((mandate_id, user_id or "", day), ZERO) for day in past), ZERO)
 
     return [Pace(today[key[0]], cost_of(key, 7), cost_of(key, 30)) for key in keys]

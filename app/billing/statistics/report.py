@@ -10,17 +10,20 @@ from sqlalchemy import Select, and_, func, select
 
 from app.billing.errors import BadInput
 from app.billing.money import ZERO
-from app.billing.periods import MAX_CELLS, Granularity, check_range
+from app.billing.periods import MAX_YEAR, MIN_YEAR, Granularity
 from app.billing.statistics.source import (
-    Costs,
     UsageBucket,
     UsageDimension,
     UsageFilter,
-    find_costs,
+    UsageSource,
+    find_source,
 )
 from app.billing.types import exact_sum, exact_total, sum_order
 from app.billing.viewer import Viewer
 from app.database import Database
+
+MAX_CELLS = 20_000
+"""What one report may hold: its groups times its buckets stay below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,50 +73,52 @@ async def find_usage(
 ) -> UsageReport | None:
     """The usage of the local days [from, to) that the viewer may see, the `first` dearest groups.
 
-    Without dimensions it is one group. None where the mandate is not the viewer's; BadInput for
-    more buckets than a report holds, and as from `find_costs`.
+    Without dimensions it is one group. None where the mandate is not the viewer's; BadInput for an
+    empty range, a dimension that is named twice, `first` below 1, more groups times buckets than a
+    report holds, and as from `find_source`.
     """
     if first is not None and first < 1:
         raise BadInput("first must be at least 1.")
     if len(set(group_by)) < len(group_by):
         raise BadInput("groupBy must name each dimension once.")
-    check_range(from_, to, granularity)
-    costs = await find_costs(
-        database,
-        viewer,
-        mandate_id,
-        from_=from_,
-        to=to,
-        granularity=granularity,
-        dimensions=group_by,
-        time_zone=time_zone,
-        usage_filter=usage_filter,
-    )
-    if costs is None:
-        return None
-    # One snapshot: what the two statements say of a group agrees while others write.
+    _check_range(from_, to, granularity)
+    # One snapshot: its statements agree with each other while others write.
     async with database.snapshot() as connection:
-        buckets = len(costs.edges) - 1
-        most = (MAX_CELLS - 1) // max(1, buckets)  # a day that was skipped has no hour
-        dearest = _dearest(costs, group_by, min(first or MAX_CELLS, most + 1))
+        source = await find_source(
+            connection,
+            viewer,
+            mandate_id,
+            from_=from_,
+            to=to,
+            granularity=granularity,
+            dimensions=group_by,
+            time_zone=time_zone,
+            usage_filter=usage_filter,
+        )
+        if source is None:
+            return None
+        # Samoa skipped 30 December 2011: a day without an hour.
+        buckets = max(1, len(source.edges) - 1)
+        most = (MAX_CELLS - 1) // buckets
+        dearest = _dearest(source, group_by, min(first or MAX_CELLS, most + 1))
         groups = (await connection.execute(dearest)).all()
         total_groups = groups[0].total_groups if groups else 0
         if len(groups) > most:
             raise BadInput(
-                f"groupBy: {total_groups} groups of {buckets} buckets each are more"
-                f" than a report holds (groups times buckets stay under {MAX_CELLS}): ask for the"
-                f" dearest with first: {most} or less, a coarser granularity or a shorter range."
+                f"groupBy: {total_groups} groups of {buckets} buckets each are more than a report"
+                f" holds (groups times buckets stay under {MAX_CELLS}): ask for the dearest with"
+                f" first: {most} or less, a coarser granularity or a shorter range."
             )
         shown = dearest if len(groups) < total_groups else None
-        cells = (await connection.execute(_cells(costs, group_by, shown))).all()
+        cells = (await connection.execute(_cells(source, group_by, shown))).all()
     courses: dict[Sequence[str], dict[int, tuple[Decimal, int]]] = {}
-    for *keys, bucket, cost, count in cells:
-        courses.setdefault(tuple(keys), {})[bucket] = (cost, int(count))
+    for *values, bucket, cost, count in cells:
+        courses.setdefault(tuple(values), {})[bucket] = (cost, int(count))
     return UsageReport(
-        from_=costs.edges[0],
-        to=costs.edges[-1],
-        time_zone=costs.time_zone,
-        currency=costs.currency,
+        from_=source.edges[0],
+        to=source.edges[-1],
+        time_zone=source.time_zone,
+        currency=source.currency,
         total_cost=groups[0].total_cost if groups else ZERO,
         transaction_count=int(groups[0].total_count) if groups else 0,
         total_groups=total_groups,
@@ -121,20 +126,42 @@ async def find_usage(
             UsageGroup(
                 keys=[
                     UsageKey(dimension, value or None)
-                    for dimension, value in zip(group_by, group, strict=False)
+                    for dimension, value in zip(group_by, values, strict=True)
                 ],
                 cost=group.cost,
                 transaction_count=int(group.transaction_count),
-                buckets=costs.without_gaps(courses.get(tuple(group[: len(group_by)]), {})),
+                buckets=source.without_gaps(courses.get(values, {})),
             )
             for group in groups
+            for values in (tuple(group[: len(group_by)]),)
         ],
     )
 
 
-def _dearest(costs: Costs, group_by: Sequence[UsageDimension], most: int) -> Select[Any]:
+def _check_range(from_: date, to: date, granularity: Granularity) -> None:
+    """Refuses a range that is empty, out of bounds, or of more buckets than any report holds."""
+    if from_ >= to:
+        raise BadInput("to must be later than from: it is the day after the last.")
+    if from_.year < MIN_YEAR or to > date(MAX_YEAR + 1, 1, 1):
+        raise BadInput(f"from and to must be within the years {MIN_YEAR} to {MAX_YEAR}.")
+    days = (to - from_).days
+    years = to.year - from_.year + 1
+    buckets = {
+        Granularity.HOUR: days * 24,
+        Granularity.DAY: days,
+        Granularity.MONTH: years * 12,
+        Granularity.YEAR: years,
+    }[granularity]
+    if buckets >= MAX_CELLS:
+        raise BadInput(
+            f"A report has fewer than {MAX_CELLS} groups times buckets, and this range has about"
+            f" {buckets} buckets: ask for a shorter one or a coarser granularity."
+        )
+
+
+def _dearest(source: UsageSource, group_by: Sequence[UsageDimension], most: int) -> Select[Any]:
     """The dearest groups in order, ties by their keys; in each row the totals of all groups, too."""
-    rows = costs.rows(*group_by)
+    rows = source.rows(*group_by)
     keys = [rows.c[dimension] for dimension in group_by]
     return (
         select(
@@ -155,14 +182,14 @@ def _dearest(costs: Costs, group_by: Sequence[UsageDimension], most: int) -> Sel
 
 
 def _cells(
-    costs: Costs, group_by: Sequence[UsageDimension], shown: Select[Any] | None
+    source: UsageSource, group_by: Sequence[UsageDimension], shown: Select[Any] | None
 ) -> Select[Any]:
     """The costs by group and bucket, of the groups that are shown if these are not all."""
-    rows = costs.rows(*group_by)
+    rows = source.rows(*group_by)
     keys = [rows.c[dimension] for dimension in group_by]
     cells = select(
         *keys,
-        costs.bucket(rows).label("bucket"),
+        source.bucket(rows).label("bucket"),
         exact_sum(rows.c.cost),
         func.sum(rows.c.count),
     ).group_by(*keys, "bucket")

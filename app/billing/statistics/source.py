@@ -24,9 +24,10 @@ from sqlalchemy import (
     select,
     union_all,
 )
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.costs import COST, COUNTED, IS_COST
-from app.billing.directory import find_mandate, time_zones
+from app.billing.directory import find_visible_mandate, time_zones
 from app.billing.errors import BadInput
 from app.billing.models import TOTALS, daily_usage, settings, transactions
 from app.billing.money import ZERO
@@ -34,7 +35,6 @@ from app.billing.paging import check_wanted
 from app.billing.periods import Granularity, day_start, split, split_hours
 from app.billing.types import Instant, Thresholds
 from app.billing.viewer import Viewer
-from app.database import Database
 
 MAX_DAYS = 93
 """The longest range that is read from the transactions of a whole mandate."""
@@ -72,8 +72,8 @@ class UsageBucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Costs:
-    """The costs of a mandate in a range that a viewer may see, to be grouped as one likes."""
+class UsageSource:
+    """The usage of a mandate in a range that a viewer may see: where and how to read what it cost."""
 
     mandate_id: str
     time_zone: str
@@ -152,8 +152,8 @@ class Costs:
         return func.width_bucket(rows.c.moment, edges, type_=Integer())
 
 
-async def find_costs(
-    database: Database,
+async def find_source(
+    connection: AsyncConnection,
     viewer: Viewer,
     mandate_id: str,
     *,
@@ -163,8 +163,8 @@ async def find_costs(
     dimensions: Sequence[UsageDimension],
     time_zone: str | None,
     usage_filter: UsageFilter,
-) -> Costs | None:
-    """The costs of the local days [from, to); None where the mandate is not the viewer's.
+) -> UsageSource | None:
+    """The usage of the local days [from, to); None where the mandate is not the viewer's.
 
     BadInput for what no row can meet, an unknown time zone, and more days than can be read.
     """
@@ -174,32 +174,31 @@ async def find_costs(
     check_wanted(usage_filter.aicore_model, "aicoreModel")
     check_wanted(usage_filter.feature_code, "featureCode")
     check_wanted(usage_filter.workflow_id, "workflowId")
-    mandate = await find_mandate(database, viewer, mandate_id)
+    mandate = await find_visible_mandate(connection, viewer, mandate_id)
     if mandate is None:
         return None
     wanted = [(name, getattr(usage_filter, name)) for name in UsageDimension]
     wanted.append((UsageDimension.USER, viewer.only_user(mandate_id)))
     zone = ZoneInfo(time_zone or mandate.time_zone)
-    days: Sequence[date] | None = split(from_, to, granularity)
+    beyond = _beyond_roll_up(mandate, zone.key, granularity, dimensions)
+    of_workflow = usage_filter.workflow_id is not None
+    if beyond and not of_workflow and (to - from_).days > MAX_DAYS:
+        raise BadInput(
+            f"{beyond} is read from single transactions, at most {MAX_DAYS} days of them: ask for"
+            " a shorter range, or filter by workflowId."
+        )
+    days = split(from_, to, granularity)
     edges = (
         split_hours(from_, to, zone)
         if granularity is Granularity.HOUR
-        else [day_start(day, zone) for day in days or ()]
+        else [day_start(day, zone) for day in days]
     )
-    beyond = _beyond_roll_up(mandate, zone.key, granularity, dimensions)
-    if beyond or usage_filter.workflow_id is not None:
-        days = None
-    if beyond and usage_filter.workflow_id is None and (to - from_).days > MAX_DAYS:
-        raise BadInput(
-            f"{beyond} is read from single transactions, at most {MAX_DAYS} days of them: ask for"
-            " fewer days (the longest period with fewer is DAY), or filter by workflowId."
-        )
-    return Costs(
+    return UsageSource(
         mandate_id=mandate_id,
         time_zone=zone.key,
         currency=mandate.currency,
         edges=edges,
-        days=days,
+        days=None if beyond or of_workflow else days,
         wanted=[(name, value) for name, value in wanted if value is not None],
     )
 
@@ -207,11 +206,11 @@ async def find_costs(
 def _beyond_roll_up(
     mandate: Any, time_zone: str, granularity: Granularity, dimensions: Sequence[UsageDimension]
 ) -> str | None:
-    """What of the question the roll-up cannot answer, with what it can."""
+    """What of the question the roll-up cannot answer."""
     if granularity is Granularity.HOUR:
-        return "granularity: HOUR (not DAY, MONTH, YEAR)"
+        return "granularity: HOUR"
     if UsageDimension.WORKFLOW in dimensions:
-        return "groupBy: WORKFLOW (not the other dimensions)"
+        return "groupBy: WORKFLOW"
     if time_zone != mandate.time_zone:
         return f"timeZone: another one than the mandate's own ({mandate.time_zone})"
     return None

@@ -12,11 +12,11 @@ from app.billing.enums import PeriodType
 from app.billing.money import ZERO
 from app.billing.periods import Granularity, period_range
 from app.billing.statistics.source import (
-    Costs,
     UsageBucket,
     UsageDimension,
     UsageFilter,
-    find_costs,
+    UsageSource,
+    find_source,
 )
 from app.billing.types import exact_sum
 from app.billing.viewer import Viewer
@@ -38,14 +38,14 @@ _BUCKET = "bucket"
 class StatisticsView:
     """The statistics of one range. Whatever is asked for at once is read by one SELECT, once."""
 
-    def __init__(self, database: Database, costs: Costs, period: PeriodType) -> None:
+    def __init__(self, database: Database, source: UsageSource, period: PeriodType) -> None:
         self.period = period
-        self.from_ = costs.edges[0]
-        self.to = costs.edges[-1]
-        self.time_zone = costs.time_zone
-        self.currency = costs.currency
+        self.from_ = source.edges[0]
+        self.to = source.edges[-1]
+        self.time_zone = source.time_zone
+        self.currency = source.currency
         self._database = database
-        self._costs = costs
+        self._source = source
         self._parts: DataLoader[str, list[CostSlice]] = DataLoader(self._read)
 
     async def total_cost(self) -> Decimal:
@@ -67,7 +67,7 @@ class StatisticsView:
             int(part.key or 0): (part.cost, part.transaction_count)
             for part in await self._parts.load(_BUCKET)
         }
-        return self._costs.without_gaps(found)
+        return self._source.without_gaps(found)
 
     async def _read(self, parts: list[str]) -> list[list[CostSlice]]:
         found: dict[str, list[CostSlice]] = {part: [] for part in parts}
@@ -79,8 +79,8 @@ class StatisticsView:
 
     def _part(self, part: str) -> Select[Any]:
         by_bucket = part == _BUCKET
-        rows = self._costs.rows(*(() if by_bucket else (UsageDimension(part),)))
-        key = self._costs.bucket(rows) if by_bucket else rows.c[part]
+        rows = self._source.rows(*(() if by_bucket else (UsageDimension(part),)))
+        key = self._source.bucket(rows) if by_bucket else rows.c[part]
         columns: list[ColumnElement[Any]] = [
             literal(part),
             cast(key, String).label("key"),
@@ -103,18 +103,19 @@ async def find_statistics(
 ) -> StatisticsView | None:
     """The statistics of a mandate's usage that the viewer may see; `period` is what a bucket is.
 
-    None where the mandate is not the viewer's; BadInput as from `find_costs`.
+    None where the mandate is not the viewer's; BadInput as from `find_source`.
     """
     from_, to = period_range(period, year, month)
-    costs = await find_costs(
-        database,
-        viewer,
-        mandate_id,
-        from_=from_,
-        to=to,
-        granularity=Granularity(period),
-        dimensions=(),
-        time_zone=time_zone,
-        usage_filter=usage_filter,
-    )
-    return None if costs is None else StatisticsView(database, costs, period)
+    async with database.read() as connection:
+        source = await find_source(
+            connection,
+            viewer,
+            mandate_id,
+            from_=from_,
+            to=to,
+            granularity=Granularity(period),
+            dimensions=(),
+            time_zone=time_zone,
+            usage_filter=usage_filter,
+        )
+    return None if source is None else StatisticsView(database, source, period)

@@ -1,7 +1,8 @@
 """The daily roll-up, which statistics read, from the transactions that it adds up."""
 
-from collections.abc import Iterator, Sequence
-from datetime import date, timedelta
+from collections.abc import Sequence
+from datetime import date
+from itertools import pairwise
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -11,12 +12,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.billing.costs import COST, COUNTED, IS_COST
 from app.billing.models import TOTALS, daily_usage, settings, transactions
 from app.billing.money import format_nano, to_nano
-from app.billing.periods import day_start, local_date
+from app.billing.periods import DAY, Granularity, day_start, local_date, split
 from app.billing.types import Nano, exact_sum
 from app.billing.verify.check import LedgerCheck, nano, stream
 
-_WINDOW = timedelta(days=31)
-_DAY = timedelta(days=1)
 _NOTHING = (0, 0)
 """Cost and count of a day without usage, and of a row that is not there: it need not be."""
 _KEY = ("account_id", "user_id", "aicore_provider", "aicore_model", "feature_code")
@@ -38,12 +37,13 @@ async def verify_roll_up(connection: AsyncConnection, check: LedgerCheck) -> Non
         COUNTED.label("counted"),
     ).where(transactions.c.mandate_id == check.mandate_id, IS_COST)
     instants = func.min(transactions.c.occurred_at), func.max(transactions.c.occurred_at)
-    earliest, latest = (await connection.execute(costs.with_only_columns(*instants))).one()
+    ends = (costs.with_only_columns(instant).scalar_subquery() for instant in instants)
+    earliest, latest = (await connection.execute(select(*ends))).one()
     outside: ColumnElement[bool] = true()
     windows: list[tuple[date, date]] = []
     if earliest is not None:
         first, last = local_date(earliest, zone), local_date(latest, zone)
-        windows = list(_windows(first, last + _DAY))
+        windows = list(pairwise(split(first, last + DAY, Granularity.MONTH)))
         outside = not_(daily_usage.c.local_date.between(first, last))
     async for row in stream(connection, stored.where(outside)):
         _compare(check, row[:-2], row[-2:], _NOTHING)
@@ -90,13 +90,6 @@ async def verify_totals(connection: AsyncConnection, check: LedgerCheck) -> None
             first, *others = row[:-4]
             stored, computed = ((to_nano(row[at]), int(row[at + 1])) for at in (-4, -2))
             _compare(check, (first, None, *others), stored, computed)
-
-
-def _windows(start: date, end: date) -> Iterator[tuple[date, date]]:
-    while start < end:
-        following = min(start + _WINDOW, end)
-        yield start, following
-        start = following
 
 
 def _compare(

@@ -41,6 +41,10 @@ def upgrade() -> None:
         "billing_settings",
         sa.Column("totalled_until", sa.Date(), nullable=False, server_default="0001-01-01"),
     )
+    # The sum of many accounts may be beyond 64 bits, which SQLite would make a float.
+    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    kind = sa.BigInteger() if is_sqlite else sa.Numeric(38, 0)
+    checks = ["typeof(cost) = 'integer'"] if is_sqlite else []
     names = ["aicore_provider", "aicore_model", "feature_code"]
     for table, columns in (("daily_total", names), ("daily_user_total", ["user_id"])):
         op.create_table(
@@ -48,10 +52,11 @@ def upgrade() -> None:
             sa.Column("mandate_id", sa.String(128), nullable=False),
             sa.Column("local_date", sa.Date(), nullable=False),
             *(sa.Column(column, sa.String(128), nullable=False) for column in columns),
-            sa.Column("cost", sa.BigInteger(), nullable=False),
+            sa.Column("cost", kind, nullable=False),
             sa.Column("transaction_count", sa.BigInteger(), nullable=False),
             sa.ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
             sa.PrimaryKeyConstraint("mandate_id", "local_date", *columns),
+            *(sa.CheckConstraint(check, f"{table}_cost") for check in checks),
         )
 
 
