@@ -29,6 +29,7 @@ from app.billing.paging import MAX_PAGE, Page, PageArguments
 from app.billing.periods import Granularity
 from app.billing.statistics import UsageDimension, UsageFilter, find_usage
 from app.billing.transactions import (
+    SortDirection,
     TransactionFilter,
     TransactionOrderField,
     balance_before,
@@ -72,18 +73,13 @@ class ExportKind(StrEnum):
     USAGE = "usage"
 
 
-class Direction(StrEnum):
-    ASC = "ASC"
-    DESC = "DESC"
-
-
 @dataclass(frozen=True, slots=True)
 class _TransactionArguments:
     """What says which transactions, beside their filter."""
 
     mandate_id: str
     order_by: TransactionOrderField | None = None
-    direction: Direction = Direction.DESC
+    direction: SortDirection = SortDirection.DESC
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +166,7 @@ async def _export_transactions(
                     mandate_id,
                     filter=wanted,
                     order_by=arguments.order_by,
-                    descending=arguments.direction is Direction.DESC,
+                    descending=arguments.direction is SortDirection.DESC,
                     page=PageArguments(first=MAX_PAGE, after=after),
                 )
             )

@@ -14,12 +14,12 @@ def _document(enum: type[Enum], description: str, **values: str) -> None:
         value.description = values[value.name]
 
 
-@strawberry.enum(description="Which end of an order comes first.")
-class SortDirection(Enum):
-    ASC = strawberry.enum_value("ASC", description="Smallest or oldest first.")
-    DESC = strawberry.enum_value("DESC", description="Largest or newest first.")
-
-
+_document(
+    transactions.SortDirection,
+    "Which end of an order comes first.",
+    ASC="Smallest or oldest first.",
+    DESC="Largest or newest first.",
+)
 _document(
     enums.BillingModel,
     "Who pays for the AI calls of a mandate.",

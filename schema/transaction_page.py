@@ -9,9 +9,8 @@ import strawberry
 from app.billing import transactions
 from app.billing.enums import ReferenceType, TransactionType
 from app.billing.paging import PageArguments
-from app.billing.transactions import TransactionOrderField
+from app.billing.transactions import SortDirection, TransactionOrderField
 from schema.context import Info
-from schema.enums import SortDirection
 from schema.inputs import given
 from schema.paging import Connection
 

@@ -33,6 +33,11 @@ class TransactionOrderField(StrEnum):
     AMOUNT = "AMOUNT"
 
 
+class SortDirection(StrEnum):
+    ASC = "ASC"
+    DESC = "DESC"
+
+
 _ORDER_COLUMNS: dict[TransactionOrderField, tuple[Column[Any], ...]] = {
     # Ids are UUIDv7 of created_at, so the primary key is the order in which rows were written.
     TransactionOrderField.CREATED_AT: (transactions.c.id,),
