@@ -12,7 +12,7 @@ from app.database import Database
 from tests.world import MANDATE, add_mandate
 
 MICROSECOND = timedelta(microseconds=1)
-START = datetime(2026, 1, 1, tzinfo=UTC)
+START = datetime(2025, 1, 1, tzinfo=UTC)
 STEP = timedelta(seconds=30, microseconds=17)
 
 SHARES = ("one", "few", "some", "many", "rest", "old", "new")

@@ -161,7 +161,7 @@ def _check_range(from_: date, to: date, granularity: Granularity) -> None:
 
 def _dearest(source: UsageSource, group_by: Sequence[UsageDimension], most: int) -> Select[Any]:
     """The dearest groups in order, ties by their keys; in each row the totals of all groups, too."""
-    rows = source.rows(*group_by)
+    rows = source.rows(*group_by).subquery("usage")
     keys = [rows.c[dimension] for dimension in group_by]
     return (
         select(
@@ -185,7 +185,7 @@ def _cells(
     source: UsageSource, group_by: Sequence[UsageDimension], shown: Select[Any] | None
 ) -> Select[Any]:
     """The costs by group and bucket, of the groups that are shown if these are not all."""
-    rows = source.rows(*group_by)
+    rows = source.rows(*group_by).subquery("usage")
     keys = [rows.c[dimension] for dimension in group_by]
     cells = select(
         *keys,

@@ -14,10 +14,11 @@ from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
     ColumnElement,
+    CompoundSelect,
     Date,
+    FromClause,
     Integer,
     Select,
-    Subquery,
     Table,
     func,
     literal,
@@ -93,21 +94,21 @@ class UsageSource:
             for place, (start, end) in enumerate(pairwise(self.edges), start=1)
         ]
 
-    def rows(self, *dimensions: UsageDimension) -> Subquery:
+    def rows(self, *dimensions: UsageDimension) -> Select[Any] | CompoundSelect[Any]:
         """What counts: the dimensions ("" for none), `moment`, `cost` and `count` of each row."""
         if self.days is None:
-            return self._posted(dimensions).subquery("usage")
+            return self._posted(dimensions)
         usage = self._rolled_up(self.days, daily_usage, dimensions)
         asked = {*dimensions, *(dimension for dimension, _ in self.wanted)}
         totals = next((table for table in TOTALS if asked <= set(table.c.keys())), None)
         if totals is None:
-            return usage.subquery("usage")
+            return usage
         # A subquery and no join: the planner looks for this one day, and guesses nothing.
         until = select(settings.c.totalled_until).where(settings.c.mandate_id == self.mandate_id)
         return union_all(
             self._rolled_up(self.days, totals, dimensions),
             usage.where(daily_usage.c.local_date >= until.scalar_subquery()),
-        ).subquery("usage")
+        )
 
     def _posted(self, dimensions: Sequence[UsageDimension]) -> Select[Any]:
         columns = transactions.c
@@ -142,7 +143,7 @@ class UsageSource:
     def _wanted_of(self, table: Table) -> list[ColumnElement[bool]]:
         return [table.c[dimension] == value for dimension, value in self.wanted]
 
-    def bucket(self, rows: Subquery) -> ColumnElement[int]:
+    def bucket(self, rows: FromClause) -> ColumnElement[int]:
         """The place from 1 of the bucket that a row falls into."""
         edges = (
             literal(self.edges, Thresholds(Instant()))

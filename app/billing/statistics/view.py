@@ -70,24 +70,34 @@ class StatisticsView:
         return self._source.without_gaps(found)
 
     async def _read(self, parts: list[str]) -> list[list[CostSlice]]:
+        # The totals of all users and those by user are different rows: each are read once.
+        of_users = [part for part in parts if part == UsageDimension.USER]
+        of_all = [part for part in parts if part != UsageDimension.USER]
+        queries = [
+            *self._sums(of_all, "usage"),
+            *self._sums(of_users, "usage_of_users"),
+        ]
         found: dict[str, list[CostSlice]] = {part: [] for part in parts}
-        queries = [self._part(part) for part in parts]
         async with self._database.read() as connection:
             for part, key, cost, count in await connection.execute(union_all(*queries)):
                 found[part].append(CostSlice(key or None, cost, int(count)))
         return list(found.values())
 
-    def _part(self, part: str) -> Select[Any]:
-        by_bucket = part == _BUCKET
-        rows = self._source.rows(*(() if by_bucket else (UsageDimension(part),)))
-        key = self._source.bucket(rows) if by_bucket else rows.c[part]
-        columns: list[ColumnElement[Any]] = [
-            literal(part),
-            cast(key, String).label("key"),
-            exact_sum(rows.c.cost),
-            func.sum(rows.c.count),
-        ]
-        return select(*columns).group_by("key")
+    def _sums(self, parts: Sequence[str], name: str) -> list[Select[Any]]:
+        """Selects the costs of each part by its key, of rows that are read once."""
+        dimensions = [UsageDimension(part) for part in parts if part != _BUCKET]
+        rows = self._source.rows(*dimensions).cte(name)
+        queries: list[Select[Any]] = []
+        for part in parts:
+            key = self._source.bucket(rows) if part == _BUCKET else rows.c[part]
+            columns: list[ColumnElement[Any]] = [
+                literal(part),
+                cast(key, String).label("key"),
+                exact_sum(rows.c.cost),
+                func.sum(rows.c.count),
+            ]
+            queries.append(select(*columns).group_by("key"))
+        return queries
 
 
 async def find_statistics(
