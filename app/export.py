@@ -154,7 +154,6 @@ async def _export_transactions(
     mandate = await find_mandate(database, viewer, mandate_id)
     if mandate is None:
         raise mandate_not_found()
-
     wanted = await _as_of_now(database, wanted)
 
     async def read_page(viewer: Viewer, after: str | None) -> Page:

@@ -77,11 +77,13 @@ def _sum_as_numeric(element: exact_sum, compiler: SQLCompiler, **options: Any) -
 
 @compiles(exact_sum, "sqlite")
 def _sum_by_halves(element: exact_sum, compiler: SQLCompiler, **options: Any) -> str:
-    nano = compiler.process(element.clauses, **options)
-    return (
-        f"(coalesce(sum(({nano}) / 1000000000), 0) || ':'"
-        f" || coalesce(sum(({nano}) % 1000000000), 0))"
-    )
+    return _by_halves("sum({})", compiler.process(element.clauses, **options))
+
+
+def _by_halves(total: str, nano: str) -> str:
+    """Both halves as Nano reads them, each added as `total` says."""
+    whole, rest = (total.format(f"({nano}) {half} 1000000000") for half in "/%")
+    return f"(coalesce({whole}, 0) || ':' || coalesce({rest}, 0))"
 
 
 class exact_total(exact_sum):
@@ -98,11 +100,7 @@ def _total_as_numeric(element: exact_total, compiler: SQLCompiler, **options: An
 
 @compiles(exact_total, "sqlite")
 def _total_by_halves(element: exact_total, compiler: SQLCompiler, **options: Any) -> str:
-    nano = compiler.process(element.clauses, **options)
-    return (
-        f"(coalesce(sum(sum(({nano}) / 1000000000)) over (), 0) || ':'"
-        f" || coalesce(sum(sum(({nano}) % 1000000000)) over (), 0))"
-    )
+    return _by_halves("sum(sum({})) over ()", compiler.process(element.clauses, **options))
 
 
 class sum_order(FunctionElement[Any]):
