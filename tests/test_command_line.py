@@ -252,6 +252,33 @@ def test_verify_ledger(billing: Billing, on_database: OnDatabase) -> None:
     assert error == "billing: 2 figures do not follow from the transactions.\n"
 
 
+def test_rebuild_rollups(billing: Billing, on_database: OnDatabase) -> None:
+    for mandate_id in ("acme", "globex"):
+        on_database(add_mandate, mandate_id)
+        on_database(record, usage_event(5, mandate_id=mandate_id))
+    before = on_database(dump)
+    on_database(run_sql, "UPDATE daily_usage SET cost = 0")
+    assert billing("verify-ledger")[0] == 1
+    assert billing("rebuild-rollups") == (0, "The roll-ups of 2 mandates are rebuilt.\n", "")
+    assert on_database(dump) == before
+
+
+def test_set_time_zone(billing: Billing, on_database: OnDatabase) -> None:
+    on_database(add_mandate)
+    on_database(record, usage_event(5))
+    done = f"The days of mandate {MANDATE} are those of Asia/Kathmandu.\n"
+    assert billing("set-time-zone", MANDATE, "Asia/Kathmandu") == (0, done, "")
+    [mandate] = on_database(read_rows, mandates)
+    assert mandate.time_zone == "Asia/Kathmandu"
+    assert billing("verify-ledger")[0] == 0
+    before = on_database(dump)
+    assert billing("set-time-zone", "none", "UTC") == failure("There is no such mandate.")
+    code, out, error = billing("set-time-zone", MANDATE, "Mars/Olympus")
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    assert "Europe/Zurich" in error
+    assert on_database(dump) == before
+
+
 def test_export_schema(command: Billing, tmp_path: Path) -> None:
     assert command("export-schema") == (0, schema_text(), "")
     file = tmp_path / "schema.graphql"

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from standardwebhooks import Webhook
 from app import dispatcher
 from app.billing import outbox
 from app.billing.enums import NoticeType
+from app.billing.models import daily_totals
 from app.config import Settings
 from app.database import Database, DatabaseUnavailable
 from app.dispatcher import dispatching
@@ -34,7 +35,15 @@ from tests.receivers import (
     trickling_server,
     webhook_receiver,
 )
-from tests.world import MANDATE, PREPAY_USER, add_mandate, change_settings
+from tests.world import (
+    MANDATE,
+    PREPAY_USER,
+    add_mandate,
+    change_settings,
+    read_rows,
+    record,
+    usage_event,
+)
 
 pytestmark = pytest.mark.anyio
 
@@ -502,6 +511,21 @@ async def test_the_database_was_away(
     async with mail_server(bound) as server, dispatching(by_mail(bound), database):
         await until_sent(database)
     assert (len(server.mails), len(said(caplog))) == (1, 2)
+
+
+async def until_totalled(database: Database) -> None:
+    while [row.cost for row in await read_rows(database, daily_totals)] != [5]:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
+async def test_days_that_are_over_are_totalled_by_the_server(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dispatcher, "HOUSEKEEPING_SECONDS", 0.01)
+    await add_mandate(database)
+    await record(database, usage_event(5, occurred_at=datetime.now(UTC) - timedelta(days=3)))
+    async with dispatching(Settings(), database), asyncio.timeout(30):
+        await until_totalled(database)
 
 
 @pytest.mark.usefixtures("mandate")
