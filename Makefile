@@ -38,7 +38,7 @@ schema: $(READY) ## Rewrite schema.graphql
 	$(BIN)/billing export-schema > schema.graphql
 
 lock: $(READY) ## Resolve the newest versions that pyproject.toml allows
-	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --universal --python-version 3.11 --upgrade \
+	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --extra tracing --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 
 $(READY): .venv/locked pyproject.toml

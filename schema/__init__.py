@@ -23,6 +23,7 @@ from schema.holds import HoldMutation, HoldQuery
 from schema.mandates import MandateMutation, MandateQuery
 from schema.memberships import MembershipMutation, MembershipQuery
 from schema.proof import ProofQuery
+from schema.root_fields import guard
 from schema.scalars import SCALARS, read_id
 from schema.settings import SettingsMutation, SettingsQuery
 from schema.statistics import StatisticsQuery
@@ -77,6 +78,7 @@ class BillingSchema(strawberry.Schema):
             elif isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
                 for field in kind.fields.values():
                     _without_null_default(field.args)
+        guard(self._schema.query_type, self._schema.mutation_type)
 
     def process_errors(
         self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None

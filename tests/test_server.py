@@ -11,7 +11,8 @@ from app.billing import settings
 from app.config import Settings
 from app.database import Database
 from app.migrate import WrongRevision
-from app.server import Doorkeeper, create_app
+from app.server import create_app
+from app.server.door import Doorkeeper
 from tests.api import Api, add_people, serving
 from tests.world import SYSADMIN, add_user, dump
 
@@ -89,7 +90,7 @@ async def test_a_failure_before_any_resolver_tells_nothing(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await add_people(database)
-    monkeypatch.setattr("app.server.load_viewer", fail)
+    monkeypatch.setattr("app.server.door.load_viewer", fail)
     answer = await api("alice", "{ viewer { isSysAdmin } }")
     assert (answer.status, answer.data) == (500, None)
     assert_internal(answer.errors, caplog)
