@@ -1,6 +1,7 @@
 """Tokens signed with an issuer's private keys: which key counts, and when its key set is fetched."""
 
 import asyncio
+import gzip
 import hashlib
 import hmac
 import itertools
@@ -343,7 +344,7 @@ def _answers(issuer: Issuer, fault: str, elsewhere: str) -> None:
     elif fault == "endless":
         issuer.answer = itertools.chain([b"HTTP/1.1 200 OK\r\n\r\n"], itertools.repeat(b" " * 9999))
     elif fault == "packed":
-        issuer.publishes(ALL, "200 OK", "Content-Encoding: gzip", "Content-Length: 7")
+        issuer.publishes(gzip.compress(ALL), "200 OK", "Content-Encoding: gzip")
     elif fault == "silent":
         issuer.gate.clear()
     elif fault == "dripping":
