@@ -174,6 +174,18 @@ def test_token_prints_a_token_alone(billing: Billing, on_database: OnDatabase) -
     assert asyncio.run(subject) == "alice"
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_no_token_without_a_secret(
+    billing: Billing, on_database: OnDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_database(add_user, "alice")
+    monkeypatch.setenv("BILLING_JWKS_URL", "http://127.0.0.1:1/keys")
+    reason = "Without BILLING_JWT_SECRET there is nothing to sign a token with"
+    code, out, error = billing("token", "alice")
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    assert error.startswith(f"billing: {reason}: set it, or get a token from the issuer")
+
+
 def test_no_token_for_who_may_not_ask(billing: Billing, on_database: OnDatabase) -> None:
     on_database(add_user, "alice", enabled=False)
     for user_id in ("alice", "bob"):

