@@ -1,19 +1,31 @@
 """Bearer tokens: who is asking. What they may do is read from the database, never from here."""
 
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import jwt
 
 from app.billing.errors import Unauthenticated
 from app.billing.viewer import load_viewer
-from app.config import MIN_SECRET_BYTES, Settings
+from app.config import MIN_SECRET_BYTES, Settings, SettingsError
 from app.database import Database
+from app.jwks import RemoteKeySet, read_key_set
 
-_ALGORITHM = "HS256"
+MAX_TOKEN = 8192
+"""Characters; a longer one is not even looked at."""
+_SYMMETRIC = "HS256"
+_ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 
 
 def issue_token(settings: Settings, user_id: str, ttl_seconds: int) -> str:
     """A token that says who its bearer is, for so many seconds."""
+    key = _secret(settings)
+    if key is None:
+        raise SettingsError(
+            "Without BILLING_JWT_SECRET there is nothing to sign a token with: set it, or get a"
+            " token from the issuer whose keys BILLING_JWKS_URL or BILLING_JWKS_FILE names."
+        )
     now = datetime.now(UTC)
     claims = {
         "sub": user_id,
@@ -22,7 +34,7 @@ def issue_token(settings: Settings, user_id: str, ttl_seconds: int) -> str:
         "iat": now,
         "exp": now + timedelta(seconds=ttl_seconds),
     }
-    return jwt.encode(claims, _key(settings), algorithm=_ALGORITHM)
+    return jwt.encode(claims, key, algorithm=_SYMMETRIC)
 
 
 async def is_active(database: Database, user_id: str) -> bool:
@@ -38,22 +50,32 @@ async def is_active(database: Database, user_id: str) -> bool:
 class Authenticator:
     """Tells whom a token names; whether that user exists is not its business."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._key = _key(settings)
+    def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._secret = _secret(settings)
         self._audience = settings.jwt_audience
         self._issuer = settings.jwt_issuer
+        self._keys = (
+            RemoteKeySet(settings.jwks_url, clock)
+            if settings.jwks_url
+            else read_key_set(settings.jwks_file)
+            if settings.jwks_file
+            else None
+        )
 
-    def subject(self, token: str) -> str:
+    async def subject(self, token: str) -> str:
         """The user id in a token of ours that is in force; Unauthenticated for any other."""
         try:
+            algorithm, key = await self._key(token)
             claims = jwt.decode(
                 token,
-                self._key,
-                algorithms=[_ALGORITHM],
+                key,
+                algorithms=[algorithm],
                 audience=self._audience,
                 issuer=self._issuer,
                 options={"require": ["exp", "sub", "aud", "iss"]},
             )
+            subject: str = claims["sub"]
+            subject.encode()  # JSON can hold half a character, which no database takes
         except jwt.ExpiredSignatureError:
             raise Unauthenticated("The token has expired: get a new one.") from None
         except jwt.ImmatureSignatureError:
@@ -66,14 +88,33 @@ class Authenticator:
             raise Unauthenticated("The token comes from another issuer.") from None
         except (jwt.PyJWTError, ValueError):
             raise Unauthenticated("The token is malformed or not signed by us.") from None
-        subject: str = claims["sub"]
         if not subject.strip():
             raise Unauthenticated("The token lacks the claim sub.")
         return subject
 
+    async def _key(self, token: str) -> tuple[str, bytes | jwt.PyJWK]:
+        """What must have signed it: a key of ours that serves the algorithm it names, and only that one.
 
-def _key(settings: Settings) -> bytes:
-    key = settings.jwt_secret.get_secret_value().encode()
-    if len(key) < MIN_SECRET_BYTES:
-        raise ValueError(f"an {_ALGORITHM} key must have at least {MIN_SECRET_BYTES} bytes")
-    return key
+        Of the header `alg` and `kid` are read; a key or an address of one in it is as good as not there.
+        """
+        if len(token) > MAX_TOKEN:
+            raise jwt.InvalidTokenError("too long")
+        header = jwt.get_unverified_header(token)
+        algorithm, kid = header.get("alg"), header.get("kid")
+        if algorithm == _SYMMETRIC and self._secret:
+            return _SYMMETRIC, self._secret
+        key = None
+        if algorithm in _ASYMMETRIC and self._keys:
+            key = await self._keys.find(algorithm, kid)
+        if key is None:
+            raise jwt.InvalidKeyError("no such key")
+        return key.algorithm_name, key
+
+
+def _secret(settings: Settings) -> bytes | None:
+    if settings.jwt_secret is None:
+        return None
+    secret = settings.jwt_secret.get_secret_value().encode()
+    if len(secret) < MIN_SECRET_BYTES:
+        raise ValueError(f"an {_SYMMETRIC} key must have at least {MIN_SECRET_BYTES} bytes")
+    return secret

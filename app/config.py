@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
 
@@ -16,6 +17,7 @@ from sqlalchemy.exc import ArgumentError
 
 from app.billing.checks import check_name
 from app.billing.errors import BillingError
+from app.jwks import WrongKeySet, read_key_set
 
 MIN_SECRET_BYTES = 32
 """What HS256 needs: a shorter key can be guessed."""
@@ -29,6 +31,7 @@ _IN_DEVELOPMENT = {
 }
 _URL_OPTIONS = {"sqlite": set[str](), "postgresql": {"host", "ssl"}}
 _ADDRESS = re.compile(r"[\w.!#$%'*+/?^`{|}~-]+@[\w.-]+", re.ASCII)
+_LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -48,7 +51,9 @@ class Settings(BaseSettings):
 
     environment: Environment = Environment.DEVELOPMENT
     database_url: str = Field(default="sqlite:///billing.db", repr=False)
-    jwt_secret: SecretStr = Field(default=None, validate_default=True)
+    jwks_url: str | None = None
+    jwks_file: Path | None = None
+    jwt_secret: SecretStr | None = Field(default=None, validate_default=True)
     jwt_audience: str = Field(default=None, validate_default=True)
     jwt_issuer: str = Field(default=None, validate_default=True)
     providers: Annotated[tuple[str, ...], NoDecode] = (
@@ -62,18 +67,50 @@ class Settings(BaseSettings):
     webhook_url: str | None = Field(default=None, repr=False)
     webhook_secret: SecretStr | None = Field(default=None, validate_default=True)
 
+    @field_validator("jwks_url")
+    @classmethod
+    def _check_jwks_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        url = _parse_url(value, "https", "http")
+        if url is None or url.userinfo or url.fragment:
+            raise ValueError("must be https://HOST:PORT/PATH")
+        in_development = info.data.get("environment") == Environment.DEVELOPMENT
+        if url.scheme == "http" and url.host not in _LOOPBACK and not in_development:
+            raise ValueError("must be https:// but for this machine and for development")
+        return value
+
+    @field_validator("jwks_file")
+    @classmethod
+    def _check_jwks_file(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is None:
+            return None
+        if info.data.get("jwks_url"):
+            raise ValueError(f"and {_PREFIX}JWKS_URL exclude each other")
+        try:
+            read_key_set(value)
+        except WrongKeySet as fault:
+            raise ValueError(str(fault)) from None
+        return value
+
     @field_validator("jwt_secret", "jwt_audience", "jwt_issuer", mode="before")
     @classmethod
     def _required_in_production(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is not None:
+        name = info.field_name or ""
+        is_secret = name == "jwt_secret"
+        has_keys = any(info.data.get(given, "faulty") for given in ("jwks_url", "jwks_file"))
+        if value is not None or (is_secret and has_keys):
             return value
         if info.data.get("environment") == Environment.PRODUCTION:
-            raise ValueError("is required in production")
-        return _IN_DEVELOPMENT[info.field_name or ""]
+            unless = f" without {_PREFIX}JWKS_URL or {_PREFIX}JWKS_FILE" if is_secret else ""
+            raise ValueError(f"is required in production{unless}")
+        return _IN_DEVELOPMENT[name]
 
     @field_validator("jwt_secret")
     @classmethod
-    def _check_secret(cls, value: SecretStr, info: ValidationInfo) -> SecretStr:
+    def _check_secret(cls, value: SecretStr | None, info: ValidationInfo) -> SecretStr | None:
+        if value is None:
+            return None
         secret = value.get_secret_value()
         if len(secret.encode()) < MIN_SECRET_BYTES:
             raise ValueError(f"must have at least {MIN_SECRET_BYTES} bytes")

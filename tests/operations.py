@@ -48,11 +48,17 @@ class World:
 async def add_world(database: Database) -> World:
     """MANDATE under PREPAY_USER with all PEOPLE, money of its own, and of alice's a credit, a call, a hold."""
     await add_people(database, model="PREPAY_USER", default_user_credit=0)
-    await credit(database, 20, "ada")
-    await transfer(database, 10, "ada", None)
-    row = await credit(database, 100, "alice")
-    await record(database, usage_event("0.25", aicore_provider="openai"))
-    return World(row.account_id, row.id, await hold(database, 3, ttl_seconds=86_400))
+    return await add_money(database, MANDATE, "alice", "ada")
+
+
+async def add_money(database: Database, mandate_id: str, user_id: str, admin_id: str) -> World:
+    """Money of the mandate's own, and of the user's a credit, a call, a hold."""
+    await credit(database, 20, admin_id, mandate_id=mandate_id)
+    await transfer(database, 10, admin_id, None, mandate_id=mandate_id)
+    row = await credit(database, 100, user_id, mandate_id=mandate_id)
+    whose: dict[str, Any] = {"mandate_id": mandate_id, "user_id": user_id}
+    await record(database, usage_event("0.25", aicore_provider="openai", **whose))
+    return World(row.account_id, row.id, await hold(database, 3, ttl_seconds=86_400, **whose))
 
 
 def _list(**arguments: Any) -> Callable[[World], Variables]:

@@ -1,7 +1,8 @@
 """Who may see and do what, for every root field; and what a mandate looks like to those outside."""
 
 import uuid
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -10,8 +11,17 @@ from app.billing.directory import remove_membership
 from app.billing.enums import MembershipRole
 from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database
-from tests.api import PEOPLE, Answer, Api, add_people
-from tests.operations import MUTATIONS, QUERIES, VALID, add_world, brief, document, replaced
+from tests.api import Answer, Api, add_people
+from tests.operations import (
+    MUTATIONS,
+    QUERIES,
+    VALID,
+    World,
+    add_money,
+    add_world,
+    brief,
+    document,
+)
 from tests.world import (
     MANDATE,
     OTHER_MANDATE,
@@ -28,14 +38,61 @@ from tests.world import (
 
 pytestmark = pytest.mark.anyio
 
-#              outsider  member    admin     service   sysadmin
-KNOWN = "       ok        ok        ok        ok        ok      "
-READERS = "     null      ok        ok        ok        ok      "
-ADMINS = "      null      FORBIDDEN ok        FORBIDDEN ok      "
-OF_MANDATE = "  NOT_FOUND FORBIDDEN FORBIDDEN FORBIDDEN ok      "
-OF_PLATFORM = " FORBIDDEN FORBIDDEN FORBIDDEN FORBIDDEN ok      "
-SPENDERS = "    FORBIDDEN FORBIDDEN FORBIDDEN ok        ok      "
-FOR_ALICE = "   null      ok        FORBIDDEN ok        ok      "
+ABSENT = [
+    "nobody-has-this-id",
+    "",
+    " acme",
+    "ACME",
+    "a\0b",
+    "x" * 100_000,
+    "../acme",
+    "acm\N{FULLWIDTH LATIN SMALL LETTER E}",
+    "%",
+]
+
+WHO = {
+    "nobody": None,
+    "outsider": "otto",
+    "member": "alice",
+    "admin": "ada",
+    "service": "gateway",
+    "sysadmin": "root",
+}
+"""Member and admin belong to MANDATE, the outsider, the service and the sysadmin to no mandate."""
+
+# Who may what, by the mandate that is named: their own, somebody else's, one that is not there.
+#               nobody  outsider   member     admin      service    sysadmin
+KNOWN = """
+    none        401     ok         ok         ok         ok         ok
+"""
+OF_PLATFORM = """
+    none        401     FORBIDDEN  FORBIDDEN  FORBIDDEN  FORBIDDEN  ok
+"""
+READERS = """
+    own         401     null       ok         ok         ok         ok
+    foreign     401     null       null       null       ok         ok
+    absent      401     null       null       null       null       null
+"""
+ADMINS = """
+    own         401     null       FORBIDDEN  ok         FORBIDDEN  ok
+    foreign     401     null       null       null       FORBIDDEN  ok
+    absent      401     null       null       null       null       null
+"""
+FOR_ALICE = """
+    own         401     null       ok         FORBIDDEN  ok         ok
+    foreign     401     null       null       null       ok         ok
+    absent      401     null       null       null       null       null
+"""
+SPENDERS = """
+    own         401     FORBIDDEN  FORBIDDEN  FORBIDDEN  ok         ok
+    foreign     401     FORBIDDEN  FORBIDDEN  FORBIDDEN  ok         ok
+    absent      401     FORBIDDEN  FORBIDDEN  FORBIDDEN  NOT_FOUND  NOT_FOUND
+"""
+OF_MANDATE = """
+    own         401     NOT_FOUND  FORBIDDEN  FORBIDDEN  FORBIDDEN  ok
+    foreign     401     NOT_FOUND  NOT_FOUND  NOT_FOUND  FORBIDDEN  ok
+    absent      401     NOT_FOUND  NOT_FOUND  NOT_FOUND  FORBIDDEN  NOT_FOUND
+"""
 
 MAY = {
     "viewer": KNOWN,
@@ -73,112 +130,155 @@ MAY = {
 }
 
 
+def cells(name: str) -> dict[tuple[str, str], str]:
+    """What is expected for a root field, by mandate and who asks."""
+    return {
+        (where, who): expected
+        for where, *row in map(str.split, MAY[name].strip().splitlines())
+        for who, expected in zip(WHO, row, strict=True)
+    }
+
+
 def outcome(answer: Answer, name: str) -> str:
     """An answer in one word."""
+    if answer.status == 401:
+        assert answer.codes == ["UNAUTHENTICATED"]
+        return "401"
     if answer.errors:
         return str(answer.codes[0])
     payload = answer.data[name]
     if payload is None:
         return "null"
-    refused = payload.get("userErrors") if isinstance(payload, dict) else None
-    return refused[0]["code"] if refused else "ok"
+    told = payload if isinstance(payload, dict) else {}
+    refused = told.get("userErrors") or [found["error"] for found in told.get("results", ())]
+    return str(refused[0]["code"]) if any(refused) else "ok"
+
+
+def shown(answer: Answer, name: str) -> list[Any]:
+    """What an answer tells but for why it was refused."""
+    payload = (answer.data or {}).get(name) or {}
+    results = payload.pop("results", None) or []
+    payload.pop("userErrors", None)
+    return [value for value in payload.values() if value] + [
+        found["transaction"] for found in results if found["transaction"]
+    ]
+
+
+def renamed(value: Any, names: Mapping[str, str]) -> Any:
+    """The variables with other ids in them."""
+    if isinstance(value, dict):
+        return {name: renamed(inner, names) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [renamed(inner, names) for inner in value]
+    return names.get(value, value) if isinstance(value, str) else value
+
+
+async def add_worlds(database: Database) -> dict[str, tuple[World, dict[str, str]]]:
+    """Two mandates alike but for their ids; what stands in the one that is named, and those ids."""
+    own = await add_world(database)
+    await add_user(database, "otto")
+    await add_user(database, "olga", email="olga@example.com", first_name="Olga")
+    await add_member(database, "olga", OTHER_MANDATE)
+    await change_settings(
+        database, OTHER_MANDATE, billing_model="PREPAY_USER", default_user_credit=0
+    )
+    foreign = await add_money(database, OTHER_MANDATE, "olga", "sven")
+    names = {MANDATE: OTHER_MANDATE, "alice": "olga", "ada": "sven"}
+    return {
+        "none": (own, {}),
+        "own": (own, {}),
+        "foreign": (foreign, names),
+        "absent": (foreign, {**names, MANDATE: ABSENT[0]}),
+    }
 
 
 def test_every_root_field_is_judged() -> None:
     assert set(MAY) == set(VALID) == {*QUERIES, *MUTATIONS}
+    for name in MAY:
+        named = MANDATE in repr(VALID[name](World("", "", "")))
+        assert {where for where, _ in cells(name)} == (
+            {"own", "foreign", "absent"} if named else {"none"}
+        )
 
 
-async def test_each_may_do_what_the_role_allows(database: Database, api: Api) -> None:
-    world = await add_world(database)
-    expected = {
-        (user_id, name): allowed
-        for name, row in MAY.items()
-        for user_id, allowed in zip(PEOPLE, row.split(), strict=True)
-    }
+async def test_each_may_do_what_the_table_says(database: Database, api: Api) -> None:
+    worlds = await add_worlds(database)
+    ids = [getattr(worlds[where][0], item.name) for where in worlds for item in fields(World)]
+    secrets = {*ids, "alice@", "Alice", "olga@", "Olga"}
+
+    async def ask(name: str, where: str, who: str) -> Answer:
+        world, names = worlds[where]
+        is_null = who == "nobody" or (name in QUERIES and cells(name)[where, who] != "ok")
+        query = brief(name) if is_null else document(name)
+        return await api(WHO[who], query, **renamed(VALID[name](world), names))
+
     before = await dump(database)
-    for (user_id, name), allowed in expected.items():
-        if allowed != "ok" or name in QUERIES:
-            answer = await api(user_id, document(name), **VALID[name](world))
-            assert (user_id, name, outcome(answer, name)) == (user_id, name, allowed)
-            assert answer.status == 200
-            assert "alice@example.com" not in repr(answer) or user_id != "sven"
+    for name in MAY:
+        expected = cells(name)
+        answers = {
+            cell: await ask(name, *cell)
+            for cell in expected
+            if expected[cell] != "ok" or name in QUERIES
+        }
+        for cell, answer in answers.items():
+            assert (name, cell, outcome(answer, name)) == (name, cell, expected[cell])
+            if expected[cell] != "ok":
+                assert not shown(answer, name)
+                assert not any(secret in repr(answer) for secret in secrets)
+        for who in ("nobody", "outsider", "member", "admin"):
+            assert answers.get(("foreign", who)) == answers.get(("absent", who))
     assert await dump(database) == before
-    for (user_id, name), allowed in expected.items():
-        if allowed == "ok" and name in MUTATIONS:
+    for name in [name for name in MAY if name in MUTATIONS]:
+        for where, who in [cell for cell, expected in cells(name).items() if expected == "ok"]:
             if name in ("settleHold", "releaseHold"):  # each closes its own
-                world = replace(world, hold_id=await hold(database))
+                world, names = worlds[where]
+                whose = renamed({"mandate_id": MANDATE, "user_id": "alice"}, names)
+                worlds[where] = replace(world, hold_id=await hold(database, **whose)), names
                 before = await dump(database)
-            answer = await api(user_id, document(name), **VALID[name](world))
-            assert (user_id, name, outcome(answer, name)) == (user_id, name, "ok")
-            assert await dump(database) != before
-            before = await dump(database)
+            answer = await ask(name, where, who)
+            assert (name, where, who, outcome(answer, name)) == (name, where, who, "ok")
+            assert before != (before := await dump(database))
 
 
-async def test_anonymous(database: Database, api: Api) -> None:
-    world = await add_world(database)
-    before = await dump(database)
-    for name, valid in VALID.items():
-        answer = await api(None, document(name), **valid(world))
-        assert (answer.status, answer.codes, name) == (401, ["UNAUTHENTICATED"], name)
-        assert not any((answer.data or {}).values())
-    assert await dump(database) == before
-
-
-async def test_roles_are_read_on_each_request(database: Database, api: Api) -> None:
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+async def test_what_a_living_token_may_do_ends_with_the_role(database: Database, api: Api) -> None:
     await add_people(database)
-    query = document("accounts")
-    assert outcome(await api("ada", query, mandateId=MANDATE), "accounts") == "ok"
-    await add_member(database, "ada", role=MembershipRole.MEMBER)
-    assert outcome(await api("ada", query, mandateId=MANDATE), "accounts") == "FORBIDDEN"
-    await add_user(database, "ada", enabled=False)
-    answer = await api("ada", query, mandateId=MANDATE)
-    assert (answer.status, answer.codes) == (401, ["UNAUTHENTICATED"])
+    bearer = api.bearer("ada")
 
+    async def ask() -> Answer:
+        body = {"query": document("accounts"), "variables": {"mandateId": MANDATE}}
+        response = await api.client.post("/graphql", json=body, headers=bearer)
+        told = response.json()
+        return Answer(response.status_code, told.get("data"), told.get("errors", []))
 
-ABSENT = [
-    "nobody-has-this-id",
-    "",
-    " acme",
-    "ACME",
-    "a\0b",
-    "x" * 100_000,
-    "../acme",
-    "acm\N{FULLWIDTH LATIN SMALL LETTER E}",
-    "%",
-]
+    for change, expected in (
+        (add_member(database, "ada", role=MembershipRole.ADMIN), "ok"),
+        (add_member(database, "ada", role=MembershipRole.MEMBER), "FORBIDDEN"),
+        (remove_membership(database, OPERATOR, MANDATE, "ada"), "null"),
+        (add_member(database, "ada", role=MembershipRole.ADMIN), "ok"),
+        (add_user(database, "ada", enabled=False), "401"),
+        (add_user(database, "ada", enabled=True), "ok"),
+        (add_user(database, "ada", is_sys_admin=True), "ok"),
+        (remove_membership(database, OPERATOR, MANDATE, "ada"), "ok"),
+        (add_user(database, "ada", is_sys_admin=False), "null"),
+    ):
+        await change
+        assert outcome(await ask(), "accounts") == expected
 
 
 @pytest.mark.parametrize("user_id", ["sven", "gateway", "root"])
-async def test_a_foreign_mandate_answers_like_an_absent_one(
+async def test_whatever_its_id_an_absent_mandate_answers_alike(
     database: Database, api: Api, user_id: str
 ) -> None:
     world = await add_world(database)
     before = await dump(database)
-    for name, valid in VALID.items():
-        path: Any = {"mandate": ("id",), "recordUsage": ("input", "events", 0, "mandateId")}.get(
-            name, ("input", "mandateId") if name in MUTATIONS else ("mandateId",)
-        )
-        if name in ("viewer", "balances", "mandates", "upsertMandate", "upsertUser"):
-            continue
-        variables = valid(world)
-        answers = [
-            await api(
-                user_id,
-                brief(name),
-                **replaced(variables, path, mandate_id),
-            )
-            for mandate_id in ABSENT
-        ]
-        if user_id == "sven":
-            answers.append(await api(user_id, brief(name), **variables))
-        assert answers == [answers[0]] * len(answers), name
-        expected = dict(zip(PEOPLE, MAY[name].split(), strict=True))
-        if name == "recordUsage" and user_id != "sven":
-            assert answers[0].data[name]["results"][0]["error"]["code"] == "NOT_FOUND"
-        elif user_id == "sven":
-            assert outcome(answers[0], name) == expected["sven"]
-        elif expected[user_id] == "ok":
-            assert outcome(answers[0], name) == ("null" if name in QUERIES else "NOT_FOUND")
+    for name in MAY:
+        if ("absent", "member") in cells(name):
+            answers = [
+                await api(user_id, brief(name), **renamed(VALID[name](world), {MANDATE: absent}))
+                for absent in ABSENT
+            ]
+            assert answers == [answers[0]] * len(ABSENT), name
     assert await dump(database) == before
 
 

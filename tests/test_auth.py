@@ -1,5 +1,6 @@
 """Tokens: only one of ours that is in force names a user."""
 
+import asyncio
 import base64
 import json
 import time
@@ -37,20 +38,24 @@ def segment(document: object) -> str:
     return base64.urlsafe_b64encode(json.dumps(document).encode()).rstrip(b"=").decode()
 
 
+def subject(token: str) -> str:
+    return asyncio.run(Authenticator(SETTINGS).subject(token))
+
+
 def refusal(token: str) -> str:
     with pytest.raises(Unauthenticated) as error:
-        Authenticator(SETTINGS).subject(token)
+        subject(token)
     return str(error.value)
 
 
 def test_a_token_of_ours_names_its_user() -> None:
-    assert Authenticator(SETTINGS).subject(issue_token(SETTINGS, "alice", 60)) == "alice"
+    assert subject(issue_token(SETTINGS, "alice", 60)) == "alice"
 
 
 def test_a_token_of_the_platform_names_its_user() -> None:
-    assert Authenticator(SETTINGS).subject(signed()) == "alice"
-    assert Authenticator(SETTINGS).subject(signed(aud=["other", "billing-api"])) == "alice"
-    assert Authenticator(SETTINGS).subject(signed(iat=int(time.time()), nbf=0)) == "alice"
+    assert subject(signed()) == "alice"
+    assert subject(signed(aud=["other", "billing-api"])) == "alice"
+    assert subject(signed(iat=int(time.time()), nbf=0)) == "alice"
 
 
 def test_an_expired_token() -> None:
@@ -63,14 +68,14 @@ def test_a_claim_is_missing(name: str) -> None:
     assert refusal(signed(**{name: None})) == f"The token lacks the claim {name}."
 
 
-@pytest.mark.parametrize("subject", ["", "  "])
-def test_an_empty_subject(subject: str) -> None:
-    assert refusal(signed(sub=subject)) == "The token lacks the claim sub."
+@pytest.mark.parametrize("value", ["", "  "])
+def test_an_empty_subject(value: str) -> None:
+    assert refusal(signed(sub=value)) == "The token lacks the claim sub."
 
 
-@pytest.mark.parametrize("subject", [7, ["alice"], True])
-def test_a_subject_that_is_no_text(subject: object) -> None:
-    assert refusal(signed(sub=subject)) == MALFORMED
+@pytest.mark.parametrize("value", [7, ["alice"], {"alice": 1}, True, "\ud800", "alice\udfff"])
+def test_a_subject_that_is_no_text(value: object) -> None:
+    assert refusal(signed(sub=value)) == MALFORMED
 
 
 @pytest.mark.parametrize("audience", ["billing", "", ["other"], [], 7])
@@ -139,6 +144,25 @@ def test_a_changed_payload_or_a_cut_signature() -> None:
 )
 def test_garbage(token: str) -> None:
     assert refusal(token) == MALFORMED
+
+
+def test_a_token_has_8192_characters_at_most() -> None:
+    room = 8192 - len(signed(note=""))
+    fitting = signed(note="x" * (room * 3 // 4))
+    assert 8188 <= len(fitting) <= 8192
+    assert subject(fitting) == "alice"
+    assert refusal(signed(note="x" * (room * 3 // 4 + 4))) == MALFORMED
+
+
+@pytest.mark.parametrize("kid", ["any", "x" * 5000, "é"])
+def test_a_kid_says_nothing_about_the_secret(kid: str) -> None:
+    assert subject(jwt.encode(claims(), SECRET, algorithm="HS256", headers={"kid": kid})) == "alice"
+
+
+@pytest.mark.parametrize("kid", [7, None, [], {}])
+def test_a_kid_that_is_no_text(kid: object) -> None:
+    head = segment({"alg": "HS256", "kid": kid})
+    assert refusal(f"{head}.{segment(claims())}.{signed().split('.')[2]}") == MALFORMED
 
 
 def test_a_signed_payload_that_is_no_object() -> None:

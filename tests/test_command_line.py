@@ -1,5 +1,6 @@
 """The command line: what each command does and prints, and that a failure is one line and exit code 1."""
 
+import asyncio
 import json
 import socket
 import subprocess
@@ -169,7 +170,20 @@ def test_token_prints_a_token_alone(billing: Billing, on_database: OnDatabase) -
     on_database(add_user, "alice")
     code, out, error = billing("token", "alice", "--ttl", "60")
     assert (code, error) == (0, "")
-    assert Authenticator(load_settings()).subject(out.removesuffix("\n")) == "alice"
+    subject = Authenticator(load_settings()).subject(out.removesuffix("\n"))
+    assert asyncio.run(subject) == "alice"
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_no_token_without_a_secret(
+    billing: Billing, on_database: OnDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_database(add_user, "alice")
+    monkeypatch.setenv("BILLING_JWKS_URL", "http://127.0.0.1:1/keys")
+    reason = "Without BILLING_JWT_SECRET there is nothing to sign a token with"
+    code, out, error = billing("token", "alice")
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    assert error.startswith(f"billing: {reason}: set it, or get a token from the issuer")
 
 
 def test_no_token_for_who_may_not_ask(billing: Billing, on_database: OnDatabase) -> None:
@@ -350,7 +364,7 @@ def test_serve_demo_prints_a_token_for_each_role(
     headers = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
     tokens = [header["Authorization"].removeprefix("Bearer ") for header in headers]
     authenticator = Authenticator(load_settings())
-    assert [authenticator.subject(token) for token in tokens] == people
+    assert [asyncio.run(authenticator.subject(token)) for token in tokens] == people
     curls = [line for line in out.splitlines() if line.startswith("curl ")]
     assert all(token in curl for token, curl in zip(tokens, curls, strict=True))
 

@@ -2,10 +2,12 @@
 
 import base64
 import os
+from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from app.config import Environment, Settings, SettingsError, load_settings, mail_sender
 
@@ -39,7 +41,9 @@ def test_development_needs_nothing() -> None:
     settings = load_settings()
     assert settings.environment is Environment.DEVELOPMENT
     assert settings.database_url == "sqlite:///billing.db"
+    assert settings.jwt_secret
     assert len(settings.jwt_secret.get_secret_value()) >= 32
+    assert (settings.jwks_url, settings.jwks_file) == (None, None)
     assert (settings.jwt_audience, settings.jwt_issuer) == ("billing", "billing")
     assert settings.providers == ("anthropic", "azure", "google", "mistral", "openai")
     assert (settings.smtp_url, settings.webhook_url, settings.webhook_secret) == (None, None, None)
@@ -50,20 +54,22 @@ def test_production_with_all_it_needs(environment: pytest.MonkeyPatch) -> None:
         environment.setenv(name, value)
     settings = load_settings()
     assert settings.environment is Environment.PRODUCTION
-    assert settings.jwt_secret.get_secret_value() == SECRET
+    assert settings.jwt_secret == SecretStr(SECRET)
     assert (settings.jwt_audience, settings.jwt_issuer) == ("billing-api", "platform")
 
 
 def test_production_lists_all_that_is_missing(environment: pytest.MonkeyPatch) -> None:
     assert fault(environment, BILLING_ENVIRONMENT="production") == (
-        "BILLING_JWT_SECRET is required in production;"
+        "BILLING_JWT_SECRET is required in production without BILLING_JWKS_URL or BILLING_JWKS_FILE;"
         " BILLING_JWT_AUDIENCE is required in production;"
         " BILLING_JWT_ISSUER is required in production."
     )
 
 
 def test_production_refuses_the_secret_for_development(environment: pytest.MonkeyPatch) -> None:
-    known = load_settings().jwt_secret.get_secret_value()
+    secret = load_settings().jwt_secret
+    assert secret
+    known = secret.get_secret_value()
     message = fault(environment, **PRODUCTION | {"BILLING_JWT_SECRET": known})
     assert message == "BILLING_JWT_SECRET must not be the secret for development."
 
@@ -76,10 +82,111 @@ def test_a_secret_has_32_bytes(
 ) -> None:
     if accepted:
         environment.setenv("BILLING_JWT_SECRET", secret)
-        assert load_settings().jwt_secret.get_secret_value() == secret
+        assert load_settings().jwt_secret == SecretStr(secret)
     else:
         message = fault(environment, BILLING_JWT_SECRET=secret)
         assert message == "BILLING_JWT_SECRET must have at least 32 bytes."
+
+
+KEYS = b'{"keys": [{"kty": "OKP", "crv": "Ed25519", "x": "%s"}]}' % (b"A" * 43)
+
+
+def test_keys_of_an_issuer_replace_the_secret(
+    environment: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(KEYS)
+    for name, value in PRODUCTION.items():
+        environment.setenv(name, value)
+    environment.delenv("BILLING_JWT_SECRET")
+    for setting, given in (
+        ("BILLING_JWKS_URL", "https://issuer.example.com/keys"),
+        ("BILLING_JWKS_FILE", str(file)),
+    ):
+        environment.setenv(setting, given)
+        for name in Environment:  # the secret that everybody knows counts for nothing beside them
+            environment.setenv("BILLING_ENVIRONMENT", name)
+            settings = load_settings()
+            assert settings.jwt_secret is None
+            assert given in (settings.jwks_url, str(settings.jwks_file))
+        environment.setenv("BILLING_JWT_SECRET", SECRET)
+        assert load_settings().jwt_secret == SecretStr(SECRET)
+        environment.delenv("BILLING_JWT_SECRET")
+        environment.delenv(setting)
+
+
+@pytest.mark.parametrize(
+    ("url", "environments"),
+    [
+        ("https://issuer.example.com/.well-known/jwks.json", "production development"),
+        ("http://127.0.0.1:9000/keys", "production development"),
+        ("http://localhost/keys", "production development"),
+        ("http://[::1]/keys", "production development"),
+        ("http://issuer.example.com/keys", "development"),
+        ("http://127.0.0.1.example.com/keys", "development"),
+        ("http://localhost@issuer.example.com/keys", ""),
+        ("https://root:hunter2@issuer.example.com/keys", ""),
+        ("file:///etc/keys.json", ""),
+        ("ftp://issuer.example.com/keys", ""),
+        ("issuer.example.com", ""),
+        ("https://", ""),
+        ("https://issuer.example.com:0", ""),
+        ("https://issuer.example.com/#keys", ""),
+        ("", ""),
+    ],
+)
+def test_where_keys_may_come_from(
+    environment: pytest.MonkeyPatch, url: str, environments: str
+) -> None:
+    for name, value in PRODUCTION.items():
+        environment.setenv(name, value)
+    for name in Environment:
+        environment.setenv("BILLING_ENVIRONMENT", name)
+        if name in environments.split():
+            environment.setenv("BILLING_JWKS_URL", url)
+            assert load_settings().jwks_url == url
+        else:
+            message = fault(environment, BILLING_JWKS_URL=url)
+            assert message.startswith("BILLING_JWKS_URL must be https://")
+            assert "hunter2" not in message
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "is no JWK Set: a JSON object with a list of keys"),
+        (b"\xff", "is no JWK Set: a JSON object with a list of keys"),
+        (b'{"hunter2": 1}', "is no JWK Set: a JSON object with a list of keys"),
+        (b'{"keys": []}', "has no key that can be used: it is empty"),
+        (
+            b'{"keys": [{"kty": "oct", "k": "hunter2"}, {"kty": "RSA", "n": "hunter2"}]}',
+            "has no key that can be used: key 1 is not RSA, EC P-256 or OKP Ed25519,"
+            " key 2 is malformed",
+        ),
+        (KEYS + b" " * 256 * 1024, "is larger than 256 KiB"),
+    ],
+    ids=range(7),
+)
+def test_a_file_of_keys_is_refused(
+    environment: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    file = tmp_path / "keys.json"
+    if content is not None:
+        file.write_bytes(content)
+    missing: Any = {"BILLING_ENVIRONMENT": "production", "BILLING_JWKS_FILE": str(file)}
+    message = fault(environment, **PRODUCTION | missing)
+    assert message == f"BILLING_JWKS_FILE {told}."
+    environment.delenv("BILLING_JWT_SECRET")
+    assert fault(environment) == message  # nor is the secret missing, then
+
+
+def test_keys_come_from_one_place(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "keys.json"
+    file.write_bytes(KEYS)
+    url = "https://issuer.example.com/keys"
+    message = fault(environment, BILLING_JWKS_URL=url, BILLING_JWKS_FILE=str(file))
+    assert message == "BILLING_JWKS_FILE and BILLING_JWKS_URL exclude each other."
 
 
 def test_one_message_lists_every_fault_and_no_value(environment: pytest.MonkeyPatch) -> None:
@@ -87,6 +194,8 @@ def test_one_message_lists_every_fault_and_no_value(environment: pytest.MonkeyPa
         environment,
         BILLING_ENVIRONMENT="staging-7",
         BILLING_DATABASE_URL="mysql://root:hunter2@localhost/billing",
+        BILLING_JWKS_URL="http://root:hunter2@issuer.example.com",
+        BILLING_JWKS_FILE="/no/such/hunter3",
         BILLING_JWT_SECRET="tooshort",
         BILLING_JWT_AUDIENCE=" ",
         BILLING_PROVIDERS="openai,,azure",
@@ -98,6 +207,8 @@ def test_one_message_lists_every_fault_and_no_value(environment: pytest.MonkeyPa
     for name in (
         "ENVIRONMENT",
         "DATABASE_URL",
+        "JWKS_URL",
+        "JWKS_FILE",
         "JWT_SECRET",
         "JWT_AUDIENCE",
         "PROVIDERS",

@@ -67,3 +67,9 @@ class BadInput(RequestError):
     """An argument of a query is out of range; the message names it."""
 
     code = "BAD_USER_INPUT"
+
+
+class Unavailable(RequestError):
+    """Something that the answer needs cannot be reached; the same request may succeed later."""
+
+    code = "UNAVAILABLE"

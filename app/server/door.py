@@ -21,6 +21,6 @@ class Doorkeeper:
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
             raise Unauthenticated("Send a token as: Authorization: Bearer …")
-        user_id = self._authenticator.subject(token.strip())
+        user_id = await self._authenticator.subject(token.strip())
         async with self._database.read() as connection:
             return await load_viewer(connection, user_id)
