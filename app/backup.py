@@ -75,7 +75,7 @@ def _dump(url: URL, part: Path, bars: Progress) -> None:
     done = subprocess.run(  # noqa: S603  (of the operator, as pg_dump itself)
         [program, "--format=custom", "--no-password", f"--file={part}"],
         check=False,
-        env=os.environ | _server(url) | {"LC_ALL": "C"},
+        env=os.environ | server_environment(url) | {"LC_ALL": "C"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -91,7 +91,7 @@ def _dump(url: URL, part: Path, bars: Progress) -> None:
         raise BackupFailed(complaint or f"pg_dump ended with exit code {done.returncode}.")
 
 
-def _server(url: URL) -> Mapping[str, str]:
+def server_environment(url: URL) -> Mapping[str, str]:
     """Where it is, as PostgreSQL's programs read it; others see their arguments."""
     dialect = url.set(drivername="postgresql+asyncpg").get_dialect()()
     _, options = dialect.create_connect_args(url)
