@@ -1,5 +1,6 @@
 """The public contract: one schema, assembled from a module per noun."""
 
+from collections.abc import Callable
 from typing import Any
 
 import strawberry
@@ -16,6 +17,7 @@ from strawberry.types import ExecutionContext
 
 from schema import enums  # noqa: F401  (documents the domain's enums before they are used)
 from schema.accounts import AccountMutation, AccountQuery
+from schema.context import Context
 from schema.corrections import CorrectionMutation
 from schema.credits import CreditMutation
 from schema.errors import mark
@@ -84,6 +86,15 @@ class BillingSchema(strawberry.Schema):
         self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None
     ) -> None:
         mark(errors, execution_context)
+
+    def _get_execute_function(self) -> Callable[..., Any]:
+        execute = super()._get_execute_function()
+
+        def execute_here(*arguments: Any, context_value: Context, **options: Any) -> Any:
+            options["hide_suggestions"] = not context_value.shows_schema
+            return execute(*arguments, context_value=context_value, **options)
+
+        return execute_here
 
 
 def _without_null_default(inputs: dict[str, Any]) -> None:

@@ -22,6 +22,8 @@ class Context:
     known_viewer: Viewer | None
     """None for a request without a token, which may only look at the schema itself."""
     request_id: str
+    shows_schema: bool = True
+    """Whether introspection and suggestions are on."""
 
     @property
     def viewer(self) -> Viewer:

@@ -247,9 +247,10 @@ async def test_the_widest_values_are_accepted(database: Database, api: Api) -> N
             payload = await api.read("root", document(name), **variables)
             assert (path, value, payload["userErrors"]) == (path, value, [])
     for name in ("transactions", "holds", "accounts", "mandateUsers", "mandates"):
-        for size in ({"first": 1}, {"first": 500}, {"last": 1}, {"last": 500}):
-            arguments = {} if name == "mandates" else {"mandateId": MANDATE}
-            assert (await api.read("root", document(name), **arguments, **size))["nodes"]
+        arguments = "" if name == "mandates" else f'mandateId: "{MANDATE}", '
+        for size in ("first: 1", "first: 500", "last: 1", "last: 500"):
+            query = f"{{ {name}({arguments}{size}) {{ nodes {{ __typename }} }} }}"
+            assert (await api.read("root", query))["nodes"]
 
 
 async def test_a_number_of_any_length_is_refused_by_name(database: Database, api: Api) -> None:

@@ -10,8 +10,8 @@ from starlette.types import Send
 from app.billing.errors import BillingError, Unauthenticated
 from app.database import Database
 from app.export import Export, ExportKind, open_export
+from app.server.answers import STATUS, explained, refusal
 from app.server.door import Doorkeeper
-from app.server.refusals import STATUS, explained, refusal
 from schema.errors import explain
 
 _STATUS = {**STATUS, "BAD_USER_INPUT": 400, "FORBIDDEN": 403}

@@ -1,0 +1,54 @@
+"""How the server answers: JSON, with the status and the headers that follow from its errors."""
+
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import orjson
+from starlette.responses import Response
+
+from schema.errors import explain, shorten
+
+JSON = "application/json"
+GRAPHQL_JSON = "application/graphql-response+json"
+STATUS = {"UNAUTHENTICATED": 401, "UNAVAILABLE": 503, "RATE_LIMITED": 429}
+
+
+def answer(body: Mapping[str, Any], media_type: str = JSON, status: int | None = None) -> Response:
+    """A GraphQL response; its status is that of its errors unless it is given."""
+    told = [error.get("extensions") or {} for error in body.get("errors") or ()]
+    if status is None:
+        status = _status(body, {extensions.get("code") for extensions in told}, media_type)
+    response = Response(orjson.dumps(body), status, media_type=f"{media_type}; charset=utf-8")
+    if status == 401:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    if waits := [extensions["retryAfter"] for extensions in told if "retryAfter" in extensions]:
+        response.headers["Retry-After"] = str(max(waits))
+    return response
+
+
+def _status(body: Mapping[str, Any], codes: set[str | None], media_type: str) -> int:
+    """An operation that has answered anything is a success: clients drop the data of a failure."""
+    answered = any(value is not None for value in (body.get("data") or {}).values())
+    for code, status in STATUS.items():
+        if code in codes and (not answered or status == 401):
+            return status
+    # Who accepts application/json alone expects 200 for whatever is GraphQL.
+    return 400 if "data" not in body and media_type == GRAPHQL_JSON else 200
+
+
+def refusal(
+    message: str, extensions: Mapping[str, Any], status: int, media_type: str = JSON
+) -> Response:
+    """One error, and nothing else."""
+    errors = [{"message": message, "extensions": extensions}]
+    return answer({"errors": errors}, media_type, status)
+
+
+def explained(
+    error: Exception, statuses: Mapping[str, int] = STATUS, media_type: str = JSON
+) -> Response:
+    """What an exception is answered with; 500 where its code has no status."""
+    message, extensions = explain(error, uuid.uuid4().hex)
+    status = statuses.get(extensions["code"], 500)
+    return refusal(shorten(message), extensions, status, media_type)
