@@ -10,10 +10,12 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+
+from app.config import Settings
 
 HERE = Path(__file__).parent
 EXAMPLES = 30
@@ -23,6 +25,8 @@ VIEWERS = {  # and whether what they send is of the right types
     "a member": ("member-one", "positive"),
     "nobody": (None, "all"),
 }
+BY_INTROSPECTION = ("2EA1", "28B9", "D6D5", "6A70")
+"""Audits that ask for a type by a variable, which production refuses."""
 SECONDS = 300
 """After which a suite hangs."""
 _Environment = Mapping[str, str]
@@ -35,6 +39,8 @@ def main() -> None:
     inherited = {name: os.environ[name] for name in os.environ if not name.startswith("BILLING_")}
     with TemporaryDirectory() as scratch:
         development = inherited | {"BILLING_DATABASE_URL": f"sqlite:///{scratch}/billing.db"}
+        if "rate_limits" in Settings.model_fields:
+            development["BILLING_RATE_LIMITS"] = "off"
         production = development | {
             "BILLING_ENVIRONMENT": "production",
             "BILLING_JWT_SECRET": secrets.token_hex(),
@@ -45,7 +51,7 @@ def main() -> None:
         billing(development, "seed-demo")
         figures = {}
         with serving(production) as url:
-            figures["in production"] = audit(url)
+            figures["in production"] = audit(url, without=BY_INTROSPECTION)
         with serving(development) as url:
             figures["in development"] = audit(url)
             for viewer, (user_id, mode) in VIEWERS.items():
@@ -56,10 +62,10 @@ def main() -> None:
     sys.exit(not all(is_well for _, is_well in figures.values()))
 
 
-def audit(url: str) -> Figure:
+def audit(url: str, without: Sequence[str] = ()) -> Figure:
     """Every audit must be ok."""
     done = subprocess.run(
-        ["node", HERE / "audit.mjs", url],
+        ["node", HERE / "audit.mjs", url, *without],
         check=False,
         stdout=subprocess.PIPE,
         text=True,
