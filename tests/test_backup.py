@@ -36,7 +36,6 @@ from tests.servers import (
     proven,
     running,
     settlement,
-    verify_by_command,
 )
 from tests.world import add_mandate, fresh, record, usage_event
 
@@ -48,18 +47,26 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 # What the README says, word for word.
 RESTORE = {
-    "sqlite": 'cp "$BACKUP" restored.db',
+    "sqlite": """
+        cp "$BACKUP" restored.db
+        export BILLING_DATABASE_URL=sqlite:///restored.db
+    """,
     "postgresql": """
         createdb restored
         pg_restore --exit-on-error --no-owner --dbname restored "$BACKUP"
+        export BILLING_DATABASE_URL=postgresql://user:password@host/restored
     """,
 }
+PROVE = """
+    billing migrate
+    billing verify-ledger
+"""
 
 
 @pytest.fixture(autouse=True)
 def clients(monkeypatch: pytest.MonkeyPatch) -> None:
-    """pg_dump of the server's version."""
-    monkeypatch.setenv("PATH", f"{CLIENTS}:{os.environ['PATH']}")
+    """pg_dump of the server's version, and `billing`."""
+    monkeypatch.setenv("PATH", f"{CLIENTS}:{Path(sys.executable).parent}:{os.environ['PATH']}")
 
 
 class Writers:
@@ -111,8 +118,7 @@ async def test_a_backup_under_load_proves_clean_and_works(
             assert all(isinstance(end, asyncio.CancelledError) for end in ended), ended
     assert files_beside(file) == {file.name: 0o600}
 
-    with restored(database_url, file, tmp_path) as restored_url:
-        assert await asyncio.to_thread(verify_by_command, restored_url) == ""
+    with restored(database_url, file, tmp_path) as restored_url:  # which proves it
         async with Database(restored_url) as database:
             found = await ids(database)
             assert found.issuperset(before)
@@ -164,12 +170,17 @@ def restored(database_url: str, file: Path, directory: Path) -> Iterator[str]:
     url = make_url(database_url)
     name = f"restored_{uuid.uuid4().hex}"
     made = url.set(database=str(directory / f"{name}.db") if is_sqlite(url) else name)
-    shell(RESTORE[url.drivername].replace("restored", name), url, directory, BACKUP=str(file))
+    address = made.render_as_string(hide_password=False)
+    commands = RESTORE[url.drivername].replace(
+        "postgresql://user:password@host/restored", '"$MADE"'
+    )
+    commands = (commands + PROVE).replace("restored", name)
     try:
-        yield made.render_as_string(hide_password=False)
+        shell(commands, url, directory, BACKUP=str(file), MADE=address)
+        yield address
     finally:
         if not is_sqlite(url):
-            shell(f"dropdb --force {name}", url, directory)
+            shell(f"dropdb --force --if-exists {name}", url, directory)
 
 
 def shell(commands: str, url: URL, directory: Path, **environment: str) -> None:
