@@ -6,8 +6,9 @@ ARGS ?= -n auto
 BENCH ?=
 BIN := .venv/bin
 READY := .venv/ready
+SUITES := tests/suites
 
-.PHONY: run setup test bench check format lock schema clean
+.PHONY: run setup test suites bench check format lock schema clean
 
 run: $(READY) ## Serve on PORT, with demo data where the database is empty
 	@$(BIN)/billing migrate
@@ -19,15 +20,19 @@ setup: $(READY) ## Install into .venv
 test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
 	$(BIN)/pytest $(ARGS)
 
+suites: $(READY) $(SUITES)/.venv/ready $(SUITES)/node_modules/ready ## Public suites against a real server; needs Node.js and npm, too
+	$(BIN)/python -m tests.suites
+
 bench: $(READY) ## How long questions take on ledgers of 10 thousand, 1 million and 10 million rows
 	$(BIN)/python -m benchmarks $(BENCH)
 
-check: $(READY) ## Style, types, architecture, dependencies and the committed schema
+check: $(READY) ## Style, types, architecture, dependencies, their known vulnerabilities and the committed schema
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/deptry .
+	$(BIN)/python -m tests.suites.vulnerabilities requirements.lock
 	$(BIN)/billing export-schema | diff schema.graphql - || (echo "schema.graphql is not what the code exports: run make schema"; exit 1)
 
 format: $(READY)
@@ -40,6 +45,8 @@ schema: $(READY) ## Rewrite schema.graphql
 lock: $(READY) ## Resolve the newest versions that pyproject.toml allows
 	$(BIN)/uv pip compile pyproject.toml --extra dev --extra bench --extra tracing --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
+	$(BIN)/uv pip compile $(SUITES)/requirements.in --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-emit-index-url --no-header --quiet -o $(SUITES)/requirements.lock
 
 $(READY): .venv/locked pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -52,5 +59,14 @@ $(READY): .venv/locked pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-clean: ## Remove the virtual environment and the development database
-	rm -rf .venv billing.db billing.db-shm billing.db-wal
+$(SUITES)/.venv/ready: $(SUITES)/requirements.lock
+	@$(PYTHON) -m venv --clear $(@D)
+	@$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	@touch $@
+
+$(SUITES)/node_modules/ready: $(SUITES)/package-lock.json
+	@cd $(SUITES) && npm ci --silent
+	@touch $@
+
+clean: ## Remove what was installed and the development database
+	rm -rf .venv $(SUITES)/.venv $(SUITES)/node_modules billing.db billing.db-shm billing.db-wal

@@ -20,7 +20,7 @@ from rich.progress import Progress
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from app import demo, export, imports, migrate, parameters
+from app import backup, demo, export, imports, migrate, parameters
 from app.auth import is_active, issue_token
 from app.billing import directory, verify
 from app.billing.enums import UserKind
@@ -68,6 +68,7 @@ def main() -> None:
         _fail(error.message)
     except (
         _Failure,
+        backup.BackupFailed,
         RequestError,
         SettingsError,
         migrate.WrongRevision,
@@ -136,7 +137,7 @@ def serve(
     ] = False,
 ) -> None:
     """Serves the GraphQL API. The database must be migrated."""
-    settings = load_settings()
+    settings = load_settings(workers)
 
     async def prepare() -> None:
         async with _migrated(settings) as database:
@@ -320,6 +321,18 @@ async def write_export(
             with _progress() as bars:
                 await wanted.save(output, bars)
             typer.echo(f"{wanted.written:,} rows are in {output}.")
+
+
+@cli.command("backup")
+def back_up(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.")],
+) -> None:
+    """Writes the whole database into one new file, while others write."""
+    settings = load_settings()
+    _check_there(settings)
+    with _progress() as bars:
+        backup.back_up(settings.database_url, file, bars)
+    typer.echo(f"The database is in {file}.")
 
 
 @_command()

@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -24,6 +25,8 @@ MIN_SECRET_BYTES = 32
 
 _PREFIX = "BILLING_"
 _OF_TESTS = "BILLING_TEST_"
+_WITHOUT_WAL_BUG = (3, 51, 3)
+"""From this version on, several processes that write cannot damage SQLite's write-ahead log."""
 _IN_DEVELOPMENT = {
     "jwt_secret": "a secret for development, known to everyone",
     "jwt_audience": "billing",
@@ -218,9 +221,11 @@ def _is_signing_secret(text: str) -> bool:
         return False
 
 
-def load_settings() -> Settings:
-    """The settings of this process; SettingsError lists all that is wrong with them."""
-    faults = list(_unknown_names())
+def load_settings(
+    workers: int = 1, sqlite_version: tuple[int, ...] = sqlite3.sqlite_version_info
+) -> Settings:
+    """The settings of so many processes; SettingsError lists all that is wrong with them."""
+    faults = [*_unknown_names(), *_faults_of_workers(workers, sqlite_version)]
     try:
         settings = Settings()
     except ValidationError as error:
@@ -231,6 +236,24 @@ def load_settings() -> Settings:
     if faults:
         raise SettingsError("; ".join(fault.rstrip(".") for fault in faults) + ".")
     return settings
+
+
+def _faults_of_workers(workers: int, sqlite_version: tuple[int, ...]) -> Iterator[str]:
+    # As they are given, so that this fault stands beside those that leave no settings.
+    given = {name.upper(): value for name, value in os.environ.items()}
+    if (
+        workers > 1
+        and sqlite_version < _WITHOUT_WAL_BUG
+        and given.get(f"{_PREFIX}ENVIRONMENT") == Environment.PRODUCTION
+        and given.get(f"{_PREFIX}DATABASE_URL", "sqlite:").startswith("sqlite:")
+    ):
+        found, needed = (
+            ".".join(map(str, version)) for version in (sqlite_version, _WITHOUT_WAL_BUG)
+        )
+        yield (
+            f"{workers} workers can damage a database of SQLite {found}:"
+            f" serve with one, on PostgreSQL, or with SQLite {needed} or newer"
+        )
 
 
 def _unknown_names() -> Iterator[str]:

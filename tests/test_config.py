@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from app.config import Environment, Settings, SettingsError, load_settings, mail_sender
+from tests.conftest import Billing
 
 SECRET = "s" * 32
 HOOK_SECRET = "whsec_" + base64.b64encode(b"hunter2" * 5).decode()
@@ -72,6 +73,91 @@ def test_production_refuses_the_secret_for_development(environment: pytest.Monke
     known = secret.get_secret_value()
     message = fault(environment, **PRODUCTION | {"BILLING_JWT_SECRET": known})
     assert message == "BILLING_JWT_SECRET must not be the secret for development."
+
+
+OLD, MENDED = (3, 51, 2), (3, 51, 3)
+ON_SQLITE = PRODUCTION | {"BILLING_DATABASE_URL": "sqlite:////var/lib/billing.db"}
+ON_POSTGRESQL = PRODUCTION | {"BILLING_DATABASE_URL": "postgresql://user@localhost/billing"}
+DAMAGE = (
+    "4 workers can damage a database of SQLite 3.51.2: serve with one, on PostgreSQL, or with"
+    " SQLite 3.51.3 or newer."
+)
+
+
+@pytest.mark.parametrize(
+    ("variables", "workers", "version", "is_refused"),
+    [
+        (ON_SQLITE, 4, OLD, True),
+        (ON_SQLITE, 2, (3, 9, 99), True),
+        (PRODUCTION, 4, OLD, True),
+        (ON_SQLITE, 4, MENDED, False),
+        (ON_SQLITE, 4, (3, 52, 0), False),
+        (ON_SQLITE, 4, (4, 0, 0), False),
+        (ON_SQLITE, 1, OLD, False),
+        (ON_POSTGRESQL, 4, OLD, False),
+        ({}, 4, OLD, False),
+    ],
+)
+def test_production_refuses_several_workers_on_an_old_sqlite(
+    environment: pytest.MonkeyPatch,
+    variables: dict[str, str],
+    workers: int,
+    version: tuple[int, ...],
+    is_refused: bool,
+) -> None:
+    for name, value in variables.items():
+        environment.setenv(name, value)
+    if not is_refused:
+        load_settings(workers, version)
+        return
+    with pytest.raises(SettingsError, match=f"^{workers} workers can damage a database of SQLite"):
+        load_settings(workers, version)
+
+
+def test_production_lists_every_fault_at_once_and_no_secret(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    for name, value in ON_SQLITE.items():
+        environment.setenv(name, value)
+    environment.setenv("BILLING_JWT_SECRET", "hunter2")
+    environment.delenv("BILLING_JWT_AUDIENCE")
+    environment.setenv("BILLING_JWT_ISSUER", " ")
+    environment.setenv("BILLING_JWT_SECRETS", "hunter3")
+    environment.setenv("BILLING_SMTP_URL", "smtp://user:hunter4@")
+    environment.setenv("BILLING_WEBHOOK_SECRET", "hunter5")
+    with pytest.raises(SettingsError) as error:
+        load_settings(4, OLD)
+    message = str(error.value)
+    faults = message.split("; ")
+    assert [fault for fault in faults if "BILLING_JWT_SECRETS is no setting" in fault]
+    for told in (
+        DAMAGE.removesuffix("."),
+        "BILLING_JWT_SECRET must have at least 32 bytes",
+        "BILLING_JWT_AUDIENCE is required in production",
+        "BILLING_JWT_ISSUER must not be empty or blank",
+        "BILLING_SMTP_URL must be smtp://USER:PASSWORD@HOST:PORT, or smtps:// for TLS at once",
+        "BILLING_WEBHOOK_SECRET must be whsec_ and the base64 of 24 to 64 bytes.",
+    ):
+        assert told in faults
+    assert len(faults) == 7
+    assert "hunter" not in message
+    assert "\n" not in message
+
+
+def test_a_server_that_may_not_start_says_why_in_one_line(
+    command: Billing, environment: pytest.MonkeyPatch
+) -> None:
+    """The workers of the command line are judged with the settings."""
+    secret = load_settings().jwt_secret.get_secret_value()
+    environment.setenv("BILLING_ENVIRONMENT", "production")
+    environment.setenv("BILLING_JWT_SECRET", secret)
+    environment.setattr("app.config._WITHOUT_WAL_BUG", (99, 0, 0))
+    code, out, error = command("serve", "--workers", "2")
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    assert error.startswith("billing: 2 workers can damage a database of SQLite ")
+    assert error.count(" is required in production") == 2
+    assert "BILLING_JWT_SECRET must not be the secret for development" in error
+    assert secret not in error
 
 
 @pytest.mark.parametrize(
