@@ -14,6 +14,7 @@ from strawberry.http import GraphQLHTTPResponse
 
 from app.config import Environment, Settings
 from app.database import Database
+from app.rate_limit import RateLimiter
 from app.server.door import Doorkeeper
 from app.server.refusals import STATUS, explained, refusal
 from schema import schema
@@ -23,12 +24,15 @@ from schema.context import Context
 class GraphQLView(GraphQL[Context, None]):
     """Strawberry's view, where it does not do what GraphQL over HTTP asks for."""
 
-    def __init__(self, settings: Settings, database: Database, door: Doorkeeper) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, door: Doorkeeper, limiter: RateLimiter
+    ) -> None:
         in_development = settings.environment == Environment.DEVELOPMENT
         super().__init__(schema, graphql_ide="graphiql" if in_development else None)
         self._database = database
         self._providers = settings.providers
         self._door = door
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -53,6 +57,7 @@ class GraphQLView(GraphQL[Context, None]):
             providers=self._providers,
             known_viewer=await self._door.viewer(request.headers.get("authorization")),
             request_id=uuid.uuid4().hex,
+            limiter=self._limiter,
         )
 
     def decode_json(self, data: str | bytes) -> object:
