@@ -194,10 +194,8 @@ async def _read(
     if isinstance(storage, MemoryStorage):
         return [await storage.get_moving_window(key, limit.amount, _MINUTE) for key, limit in keys]
     bridge = cast("RedispyBridge", cast("RedisStorage", storage).bridge)
-    pipeline = cast("Redis", bridge.get_connection()).pipeline(transaction=False)
+    pipeline: Any = cast("Redis", bridge.get_connection()).pipeline(transaction=False)
     for key, limit in keys:
         arguments = [time.time() - _MINUTE, limit.amount]
-        await bridge.lua_moving_window(
-            [bridge.prefixed_key(key)], arguments, client=cast("Redis", pipeline)
-        )
+        await bridge.lua_moving_window([bridge.prefixed_key(key)], arguments, client=pipeline)
     return [(float(row[0]), row[1]) if row else (0, 0) for row in await pipeline.execute()]
