@@ -208,7 +208,8 @@ def _parse_url(value: str, *schemes: str) -> httpx.URL | None:
     """An address of a server; None where it is none."""
     try:
         url = httpx.URL(value)
-    except httpx.InvalidURL:
+        url.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError):
         return None
     is_host = url.host and "%" not in url.host
     is_port = url.port is None or 0 < url.port < 65536

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self, TypeVar, cast
@@ -130,15 +130,14 @@ class RateLimiter:
             return self._writes
         return self._balances if field in _BALANCES else self._reads
 
-    async def _ask(self, ask: Callable[[MovingWindowRateLimiter], Awaitable[T]]) -> T:
+    async def _ask(self, ask: Callable[[MovingWindowRateLimiter], Coroutine[Any, Any, T]]) -> T:
         """The answer of Redis; while there is none, of this process's own count."""
         if self._shared and time.monotonic() >= self._try_again_at:
             was_lost = self._is_lost
             if was_lost:  # others do not wait for this trial
                 self._try_again_at = time.monotonic() + PAUSE_SECONDS
             try:
-                async with asyncio.timeout(REDIS_SECONDS):
-                    answer = await ask(self._shared)
+                answer = await _in_time(ask(self._shared))
             except (RedisError, OSError) as error:  # a TimeoutError is an OSError
                 self._lose(error)
             else:
@@ -184,6 +183,20 @@ def _connections(url: str) -> BlockingConnectionPool:
 def _storage(pool: BlockingConnectionPool) -> RedisStorage:
     options: dict[str, Any] = {"connection_pool": pool}
     return RedisStorage("async+redis://", implementation="redispy", key_prefix="billing", **options)
+
+
+async def _in_time(asking: Coroutine[Any, Any, T]) -> T:
+    """Leaves what takes too long to itself: the client may overlook that it is cancelled."""
+    task = asyncio.create_task(asking)
+    try:
+        await asyncio.wait({task}, timeout=REDIS_SECONDS)
+        if task.done():
+            return task.result()
+    finally:
+        if not task.done():
+            task.add_done_callback(lambda task: task.cancelled() or task.exception())
+            task.cancel()
+    raise TimeoutError
 
 
 async def _read(
