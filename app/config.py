@@ -23,6 +23,9 @@ from app.jwks import WrongKeySet, read_key_set
 MIN_SECRET_BYTES = 32
 """What HS256 needs: a shorter key can be guessed."""
 
+MAX_RATE_LIMIT = 100_000
+"""Each call of the last minute is remembered."""
+
 _PREFIX = "BILLING_"
 _OF_TESTS = "BILLING_TEST_"
 _WITHOUT_WAL_BUG = (3, 51, 3)
@@ -35,6 +38,7 @@ _IN_DEVELOPMENT = {
 _URL_OPTIONS = {"sqlite": set[str](), "postgresql": {"host", "ssl"}}
 _ADDRESS = re.compile(r"[\w.!#$%'*+/?^`{|}~-]+@[\w.-]+", re.ASCII)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_REDIS_PATH = re.compile("/([0-9]{1,4})?")
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -69,6 +73,12 @@ class Settings(BaseSettings):
     smtp_url: str | None = Field(default=None, repr=False)
     webhook_url: str | None = Field(default=None, repr=False)
     webhook_secret: SecretStr | None = Field(default=None, validate_default=True)
+    redis_url: str | None = Field(default=None, repr=False)
+    rate_limits: bool = True
+    rate_limit_balance: int = 60
+    rate_limit_reads: int = 30
+    rate_limit_writes: int = 10
+    rate_limit_spends: int = 0
 
     @field_validator("jwks_url")
     @classmethod
@@ -195,6 +205,38 @@ class Settings(BaseSettings):
             raise ValueError(f"and {_PREFIX}WEBHOOK_URL need each other")
         return value
 
+    @field_validator("redis_url")
+    @classmethod
+    def _check_redis_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        url = _parse_url(value, "redis", "rediss")
+        if url is None or not _REDIS_PATH.fullmatch(url.raw_path.decode()) or url.fragment:
+            raise ValueError("must be redis://USER:PASSWORD@HOST:PORT/NUMBER, or rediss:// for TLS")
+        return value
+
+    @field_validator("rate_limits", mode="before")
+    @classmethod
+    def _check_rate_limits(cls, value: Any) -> Any:
+        if value not in (True, False, "on", "off"):
+            raise ValueError("must be on or off")
+        return value
+
+    @field_validator(
+        "rate_limit_balance",
+        "rate_limit_reads",
+        "rate_limit_writes",
+        "rate_limit_spends",
+        mode="before",
+    )
+    @classmethod
+    def _check_rate_limit(cls, value: Any) -> Any:
+        if not re.fullmatch("[0-9]{1,6}", str(value)) or int(value) > MAX_RATE_LIMIT:
+            raise ValueError(
+                f"must be a number of calls a minute up to {MAX_RATE_LIMIT}, or 0 for no limit"
+            )
+        return value
+
 
 def mail_sender(url: httpx.URL) -> str:
     """From whom mail comes, by the address of its server: `?from=`, else billing at that host."""
@@ -206,7 +248,8 @@ def _parse_url(value: str, *schemes: str) -> httpx.URL | None:
     """An address of a server; None where it is none."""
     try:
         url = httpx.URL(value)
-    except httpx.InvalidURL:
+        url.host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError):
         return None
     is_host = url.host and "%" not in url.host
     is_port = url.port is None or 0 < url.port < 65536

@@ -13,11 +13,14 @@ import orjson
 from app.billing.enums import MembershipRole
 from app.billing.types import first_key
 from app.billing.viewer import OPERATOR, Viewer
+from app.config import Settings
 from app.database import Database
+from app.rate_limit import RateLimiter
 from benchmarks.load import DAYS, MANDATE, PROVIDERS, USERS, ZONE
 from schema import schema
 from schema.context import Context
 
+_UNLIMITED = RateLimiter(Settings(rate_limits=False))
 _MEMBER = Viewer(USERS[0], roles={MANDATE: MembershipRole.MEMBER})
 
 _BY_TIME = """
@@ -126,7 +129,7 @@ async def questions(database: Database, now: datetime) -> list[Question]:
 
 async def ask(database: Database, question: Question) -> Mapping[str, Any]:
     """The answer, which must be without errors."""
-    context = Context(database, PROVIDERS, question.viewer, request_id="benchmark")
+    context = Context(database, PROVIDERS, question.viewer, "benchmark", _UNLIMITED)
     result = await schema.execute(
         question.query, variable_values=dict(question.variables), context_value=context
     )

@@ -25,6 +25,7 @@ from schema.holds import HoldMutation, HoldQuery
 from schema.mandates import MandateMutation, MandateQuery
 from schema.memberships import MembershipMutation, MembershipQuery
 from schema.proof import ProofQuery
+from schema.rate_limits import RateLimitQuery
 from schema.root_fields import guard
 from schema.scalars import SCALARS, read_id
 from schema.settings import SettingsMutation, SettingsQuery
@@ -47,6 +48,7 @@ class Query(
     SettingsQuery,
     HoldQuery,
     ProofQuery,
+    RateLimitQuery,
 ):
     pass
 

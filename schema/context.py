@@ -9,6 +9,7 @@ import strawberry
 from app.billing.errors import Unauthenticated
 from app.billing.viewer import Viewer
 from app.database import Database
+from app.rate_limit import RateLimiter
 from schema.loaders import Loaders
 
 
@@ -22,6 +23,7 @@ class Context:
     known_viewer: Viewer | None
     """None for a request without a token, which may only look at the schema itself."""
     request_id: str
+    limiter: RateLimiter
     shows_schema: bool = True
     """Whether introspection and suggestions are on."""
 

@@ -81,10 +81,10 @@ def shorten(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
 
 
-def explain(cause: BaseException, request_id: str) -> tuple[str, dict[str, str]]:
+def explain(cause: BaseException, request_id: str) -> tuple[str, dict[str, Any]]:
     """What a client is told of an exception: a message and `extensions`. The unexpected is logged."""
     if isinstance(cause, RequestError):
-        return str(cause), {"code": cause.code}
+        return str(cause), cause.extensions
     if isinstance(cause, DatabaseUnavailable):
         return "The database cannot be reached at the moment: try again.", {"code": "UNAVAILABLE"}
     logger.error("request %s failed", request_id, exc_info=cause)
@@ -101,7 +101,7 @@ def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
             cause = cause.original_error
         if cause is None:
             error.message = shorten(error.message)
-            told = {"code": "BAD_USER_INPUT"}
+            told: dict[str, Any] = {"code": "BAD_USER_INPUT"}
         else:
             error.message, told = explain(cause, request_id)
         error.extensions = {**(error.extensions or {}), **told}

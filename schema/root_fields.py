@@ -1,4 +1,4 @@
-"""What every field of Query and Mutation does before its resolver: it asks who is asking."""
+"""What every field of Query and Mutation does before its resolver: it asks who is asking, and counts the call."""
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -21,7 +21,8 @@ def guard(*roots: GraphQLObjectType | None) -> None:
 def _guarded(name: str, resolve: Resolve) -> Callable[..., Awaitable[Any]]:
     @wraps(resolve)
     async def resolve_guarded(source: Any, info: Any, **arguments: Any) -> Any:
-        info.context.viewer  # noqa: B018  (nobody is refused here)
+        is_write = info.parent_type is info.schema.mutation_type
+        await info.context.limiter.admit(info.context.viewer, name, is_write=is_write)
         result = resolve(source, info, **arguments)
         return await result if isawaitable(result) else result
 

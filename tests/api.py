@@ -12,11 +12,15 @@ from app.auth import issue_token
 from app.billing.enums import MembershipRole, UserKind
 from app.config import Settings
 from app.database import Database
+from app.rate_limit import RateLimiter
 from app.server import create_app
 from tests.world import OTHER_MANDATE, add_mandate, add_member, add_user
 
 PEOPLE = ("sven", "alice", "ada", "gateway", "root")
 """An outsider to MANDATE, a member of it, its admin, the service and a sysadmin."""
+
+
+NO_LIMITS = RateLimiter(Settings(rate_limits=False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,7 +180,7 @@ async def _migrate(address: str) -> None:
 @pytest.fixture
 async def api(database_url: str) -> AsyncIterator[Api]:
     """The server on that database."""
-    async with serving(Settings(database_url=database_url)) as api:
+    async with serving(Settings(database_url=database_url, rate_limits=False)) as api:
         yield api
 
 

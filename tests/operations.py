@@ -74,6 +74,7 @@ _HERE = {"mandateId": MANDATE}
 VALID: Mapping[str, Callable[[World], Variables]] = {
     "viewer": lambda _: {},
     "balances": lambda _: {},
+    "rateLimit": lambda _: {},
     "mandate": lambda _: {"id": MANDATE},
     "mandates": _list(),
     "balance": lambda _: {**_HERE, "userId": "alice"},

@@ -34,7 +34,7 @@ Request = tuple[str, str, dict[str, Any]]
 _ports = count(20_000 + os.getpid() % 100 * 100)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     for port in _ports:
         with socket.socket() as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -49,9 +49,9 @@ def _free_port() -> int:
 class Server:
     """A process of `python -m app serve`, on a port that it keeps when it is started again."""
 
-    def __init__(self, database_url: str, before: str | None = None) -> None:
+    def __init__(self, database_url: str, before: str | None = None, **others: str) -> None:
         """`before` is Python that runs in the process first."""
-        port = _free_port()
+        port = free_port()
         program = ["-c", f"{before}\nfrom app.__main__ import main\nmain()"]
         self._command = [
             sys.executable,
@@ -60,7 +60,7 @@ class Server:
             "--port",
             str(port),
         ]
-        self._environment = _environment(database_url)
+        self._environment = _environment(database_url, **others)
         self._place = ("127.0.0.1", port)
         self.address = f"http://127.0.0.1:{port}"
         self._start()
@@ -106,10 +106,10 @@ class Server:
 
 @contextmanager
 def running(
-    database_url: str, processes: int = 1, before: str | None = None
+    database_url: str, processes: int = 1, before: str | None = None, **others: str
 ) -> Iterator[list[Server]]:
-    """So many processes on one database."""
-    servers = [Server(database_url, before) for _ in range(processes)]
+    """So many processes on one database; `others` are further settings."""
+    servers = [Server(database_url, before, **others) for _ in range(processes)]
     try:
         for server in servers:
             server.wait_until_it_listens()
@@ -119,11 +119,11 @@ def running(
             server.stop()
 
 
-def _environment(database_url: str) -> dict[str, str]:
+def _environment(database_url: str, **others: str) -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("BILLING_")
     }
-    return inherited | {"BILLING_DATABASE_URL": database_url}
+    return inherited | {"BILLING_DATABASE_URL": database_url, "BILLING_RATE_LIMITS": "off"} | others
 
 
 def verify_by_command(database_url: str) -> str:

@@ -113,6 +113,7 @@ MAY = {
     "holds": READERS,
     "ledgerCheck": ADMINS,
     "auditLog": ADMINS,
+    "rateLimit": KNOWN,
     "addCredit": OF_MANDATE,
     "updateBillingSettings": OF_MANDATE,
     "updateAccount": OF_MANDATE,

@@ -148,7 +148,7 @@ def test_a_server_that_may_not_start_says_why_in_one_line(
     command: Billing, environment: pytest.MonkeyPatch
 ) -> None:
     """The workers of the command line are judged with the settings."""
-    secret = load_settings().jwt_secret.get_secret_value()
+    secret = load_settings().jwt_secret.get_secret_value()  # type: ignore[union-attr]
     environment.setenv("BILLING_ENVIRONMENT", "production")
     environment.setenv("BILLING_JWT_SECRET", secret)
     environment.setattr("app.config._WITHOUT_WAL_BUG", (99, 0, 0))
@@ -462,6 +462,82 @@ def test_a_webhook_needs_both_settings(
 ) -> None:
     message = fault(environment, **{name: value})
     assert message == "BILLING_WEBHOOK_SECRET and BILLING_WEBHOOK_URL need each other."
+
+
+def test_rate_limits_are_those_of_the_original(environment: pytest.MonkeyPatch) -> None:
+    settings = load_settings()
+    assert (settings.rate_limits, settings.redis_url) == (True, None)
+    assert (settings.rate_limit_balance, settings.rate_limit_reads) == (60, 30)
+    assert (settings.rate_limit_writes, settings.rate_limit_spends) == (10, 0)
+    for name, number in (("BALANCE", 100_000), ("READS", 1), ("WRITES", 0), ("SPENDS", 600)):
+        environment.setenv(f"BILLING_RATE_LIMIT_{name}", str(number))
+        assert getattr(load_settings(), f"rate_limit_{name}".lower()) == number
+
+
+@pytest.mark.parametrize(("value", "expected"), [("on", True), ("off", False)])
+def test_rate_limits_are_on_or_off(
+    environment: pytest.MonkeyPatch, value: str, expected: bool
+) -> None:
+    environment.setenv("BILLING_RATE_LIMITS", value)
+    assert load_settings().rate_limits is expected
+
+
+@pytest.mark.parametrize("value", ["", "maybe", "no", "ON\n"])
+def test_rate_limits_are_nothing_else(environment: pytest.MonkeyPatch, value: str) -> None:
+    message = fault(environment, BILLING_RATE_LIMITS=value)
+    assert message == "BILLING_RATE_LIMITS must be on or off."
+
+
+@pytest.mark.parametrize("name", ["BALANCE", "READS", "WRITES", "SPENDS"])
+@pytest.mark.parametrize(
+    "value", ["", "-1", "1.5", "1_000", " 5", "5\n", "²", "٣", "100001", "ten"]
+)
+def test_a_rate_limit_is_refused(environment: pytest.MonkeyPatch, name: str, value: str) -> None:
+    message = fault(environment, **{f"BILLING_RATE_LIMIT_{name}": value})
+    assert message == (
+        f"BILLING_RATE_LIMIT_{name} must be a number of calls a minute up to 100000, or 0 for no limit."
+    )
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://127.0.0.1",
+        "redis://127.0.0.1:6379/",
+        "rediss://user:p%40ss@redis.example.com:6380/3",
+        "redis://:word@[::1]:6379/15",
+    ],
+)
+def test_a_redis_is_accepted(environment: pytest.MonkeyPatch, url: str) -> None:
+    environment.setenv("BILLING_REDIS_URL", url)
+    assert load_settings().redis_url == url
+    assert url not in repr(load_settings())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "127.0.0.1:6379",
+        "http://:hunter2@127.0.0.1",
+        "redis://",
+        "redis:///hunter2",
+        "redis://:hunter2@",
+        "redis://:hunter2@127.0.0.1:port",
+        "redis://:hunter2@127.0.0.1:65536",
+        "redis://:hunter2@127.0.0.1/name",
+        "redis://:hunter2@127.0.0.1/0/1",
+        "redis://:hunter2@127.0.0.1/?db=1",
+        "redis://:hunter2@127.0.0.1/0#part",
+        "redis://:hunter2@a..b",
+        "redis+cluster://:hunter2@127.0.0.1",
+    ],
+)
+def test_a_redis_is_refused(environment: pytest.MonkeyPatch, url: str) -> None:
+    message = fault(environment, BILLING_REDIS_URL=url)
+    assert message == (
+        "BILLING_REDIS_URL must be redis://USER:PASSWORD@HOST:PORT/NUMBER, or rediss:// for TLS."
+    )
 
 
 def test_settings_show_no_secret(environment: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from app.billing.viewer import Viewer
 from app.database import Database
 from schema import schema
 from schema.context import Context
-from tests.api import statements
+from tests.api import NO_LIMITS, statements
 from tests.world import (
     ADMIN,
     CREDIT_POSTPAY,
@@ -85,7 +85,7 @@ def test_means_are_rounded_half_even(cost_7: int, cost_30: int) -> None:
 
 
 async def ask(database: Database, viewer: Viewer = SYSADMIN, user: str | None = "alice") -> Any:
-    context = Context(database, PROVIDERS, viewer, request_id="r")
+    context = Context(database, PROVIDERS, viewer, "r", NO_LIMITS)
     named = f', userId: "{user}"' if user else ""
     document = f'{{ balance(mandateId: "{MANDATE}"{named}) {{ available {FORECAST} }} }}'
     result = await schema.execute(document, context_value=context)
@@ -186,6 +186,7 @@ async def test_days_of_the_mandates_own_zone(database: Database) -> None:
         PROVIDERS,
         Viewer("alice", roles=dict.fromkeys(("east", "west"), MembershipRole.MEMBER)),
         "r",
+        NO_LIMITS,
     )
     with statements() as sent:
         result = await schema.execute(f"{{ balances {{ {FORECAST} }} }}", context_value=context)

@@ -67,4 +67,4 @@ def test_optional_root_fields_do_not_blank_the_others() -> None:
         for name, field in schema._schema.query_type.fields.items()  # type: ignore[union-attr]
         if str(field.type).endswith("!")
     }
-    assert required == {"viewer", "mandates", "balances"}
+    assert required == {"viewer", "mandates", "balances", "rateLimit"}

@@ -9,6 +9,7 @@ from app.billing.viewer import Viewer
 from app.database import Database
 from schema import schema
 from schema.context import Context
+from tests.api import NO_LIMITS
 from tests.statistics import use_some
 from tests.world import MANDATE, MEMBER, PROVIDERS, STRANGER, SYSADMIN
 
@@ -29,7 +30,7 @@ query ($mandate: ID!, $period: PeriodType!, $year: Int!, $month: Int, $zone: Tim
 
 
 async def execute(database: Database, viewer: Viewer = SYSADMIN, **variables: Any) -> Any:
-    context = Context(database, PROVIDERS, viewer, request_id="r")
+    context = Context(database, PROVIDERS, viewer, "r", NO_LIMITS)
     return await schema.execute(
         EVERYTHING,
         variable_values={"mandate": MANDATE, "period": "MONTH", "year": 2026} | variables,

@@ -9,7 +9,7 @@ from app.billing.viewer import Viewer
 from app.database import Database
 from schema import schema
 from schema.context import Context
-from tests.api import statements
+from tests.api import NO_LIMITS, statements
 from tests.statistics import use_some, write
 from tests.world import (
     ADMIN,
@@ -45,7 +45,7 @@ MARCH: dict[str, Any] = {"from": "2026-03-01", "to": "2026-04-01", "granularity"
 
 
 async def execute(database: Database, viewer: Viewer = SYSADMIN, **variables: Any) -> Any:
-    context = Context(database, PROVIDERS, viewer, request_id="r")
+    context = Context(database, PROVIDERS, viewer, "r", NO_LIMITS)
     return await schema.execute(
         EVERYTHING,
         variable_values={"mandate": MANDATE, **MARCH, **variables},
@@ -316,7 +316,7 @@ async def test_of_a_mandate_as_of_the_root(used: Database) -> None:
         mandate(id: "{MANDATE}") {{ statistics({arguments}) {{ {fields} }} }}
     }}"""
     for viewer, cost in ((MEMBER, "1.000000001"), (ADMIN, "1.000000001"), (GATEWAY, "1.000000001")):
-        context = Context(used, PROVIDERS, viewer, request_id="r")
+        context = Context(used, PROVIDERS, viewer, "r", NO_LIMITS)
         result = await schema.execute(document, context_value=context)
         assert result.errors is None
         assert result.data is not None

@@ -1,6 +1,7 @@
 """What the domain refuses, and how it says so. No other module invents an error code."""
 
 from enum import StrEnum
+from typing import Any
 
 
 class UserErrorCode(StrEnum):
@@ -50,6 +51,11 @@ class RequestError(Exception):
 
     code = "INTERNAL"
 
+    @property
+    def extensions(self) -> dict[str, Any]:
+        """What programs are told."""
+        return {"code": self.code}
+
 
 class Unauthenticated(RequestError):
     """Nobody, or nobody known, is asking."""
@@ -73,3 +79,19 @@ class Unavailable(RequestError):
     """Something that the answer needs cannot be reached; the same request may succeed later."""
 
     code = "UNAVAILABLE"
+
+
+class RateLimited(RequestError):
+    """One call more of a root field than the viewer may make a minute."""
+
+    code = "RATE_LIMITED"
+
+    def __init__(self, field: str, limit: int, retry_after: int) -> None:
+        super().__init__(
+            f"You may ask for {field} {limit} times a minute: try again in {retry_after} s."
+        )
+        self.retry_after = retry_after
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        return {**super().extensions, "retryAfter": self.retry_after}

@@ -12,6 +12,7 @@ from app.database import Database
 from app.dispatcher import dispatching
 from app.export import ExportKind
 from app.migrate import check_revision
+from app.rate_limit import RateLimiter
 from app.server.door import Doorkeeper
 from app.server.exports import export
 from app.server.view import GraphQLView
@@ -22,16 +23,17 @@ def create_app(settings: Settings | None = None) -> Starlette:
     """The application; it starts only on a database of the revision it needs."""
     settings = settings or load_settings()
     database = Database(settings.database_url)
+    limiter = RateLimiter(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        async with database:
+        async with database, limiter:
             await check_revision(database)
             async with dispatching(settings, database):
                 yield
 
     door = Doorkeeper(settings, database)
-    view = GraphQLView(settings, database, door)
+    view = GraphQLView(settings, database, door, limiter)
     routes = [Route("/graphql", view, methods=["GET", "POST"])]
     for kind in ExportKind:
         endpoint = partial(export, kind=kind, database=database, door=door)

@@ -25,6 +25,7 @@ from strawberry.types import ExecutionResult
 
 from app.config import Environment, Settings
 from app.database import Database
+from app.rate_limit import RateLimiter
 from app.server.answers import GRAPHQL_JSON, JSON, answer, explained, refusal
 from app.server.door import Doorkeeper
 from schema import schema
@@ -75,12 +76,15 @@ def _accepted(request: HTTPConnection) -> str:
 class GraphQLView(GraphQL[Context, None]):
     """Strawberry's view, where it does not do what the draft asks for."""
 
-    def __init__(self, settings: Settings, database: Database, door: Doorkeeper) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, door: Doorkeeper, limiter: RateLimiter
+    ) -> None:
         self._in_development = settings.environment == Environment.DEVELOPMENT
         super().__init__(schema, graphql_ide="graphiql" if self._in_development else None)
         self._database = database
         self._providers = settings.providers
         self._door = door
+        self._limiter = limiter
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = BoundedRequest(scope, receive)
@@ -107,6 +111,7 @@ class GraphQLView(GraphQL[Context, None]):
             known_viewer=await self._door.viewer(request.headers.get("authorization")),
             request_id=uuid.uuid4().hex,
             shows_schema=self._in_development,
+            limiter=self._limiter,
         )
 
     def should_render_graphql_ide(self, request: BaseRequestProtocol) -> bool:
