@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import Iterator
 from enum import StrEnum
+from importlib.util import find_spec
 from typing import Annotated, Any
 from urllib.parse import unquote
 
@@ -29,6 +30,13 @@ _IN_DEVELOPMENT = {
 }
 _URL_OPTIONS = {"sqlite": set[str](), "postgresql": {"host", "ssl"}}
 _ADDRESS = re.compile(r"[\w.!#$%'*+/?^`{|}~-]+@[\w.-]+", re.ASCII)
+_ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+", re.ASCII)
+_OF_TRACING = (
+    "opentelemetry.sdk.trace",
+    "opentelemetry.exporter.otlp.proto.http",
+    "opentelemetry.instrumentation.asgi",
+    "opentelemetry.instrumentation.sqlalchemy",
+)
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -61,6 +69,9 @@ class Settings(BaseSettings):
     smtp_url: str | None = Field(default=None, repr=False)
     webhook_url: str | None = Field(default=None, repr=False)
     webhook_secret: SecretStr | None = Field(default=None, validate_default=True)
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    metrics: bool = False
+    tracing: bool = False
 
     @field_validator("jwt_secret", "jwt_audience", "jwt_issuer", mode="before")
     @classmethod
@@ -108,7 +119,7 @@ class Settings(BaseSettings):
             raise ValueError(f"may have ssl as {', '.join(_SSL_MODES)}")
         return value
 
-    @field_validator("providers", mode="before")
+    @field_validator("providers", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
@@ -155,6 +166,32 @@ class Settings(BaseSettings):
             raise ValueError(f"and {_PREFIX}WEBHOOK_URL need each other")
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, origins: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "*" in origins:
+            raise ValueError("must name each origin: * would let every page on the web ask")
+        in_production = info.data.get("environment") == Environment.PRODUCTION
+        for origin in origins:
+            url = _parse_url(origin, "https", *(() if in_production else ("http",)))
+            # Compared with what browsers send, letter for letter.
+            if url is None or not _ORIGIN.fullmatch(origin) or str(url) != origin:
+                schemes = "with https in production, " if in_production else ""
+                raise ValueError(
+                    "is a comma list of origins as browsers send them:"
+                    f" https://app.example.com, {schemes}in lower case and without a path"
+                )
+        return origins
+
+    @field_validator("tracing")
+    @classmethod
+    def _check_tracing(cls, value: bool) -> bool:
+        if value and not all(map(_is_installed, _OF_TRACING)):
+            raise ValueError(
+                "needs packages that are not installed: pip install 'mandate-billing[tracing]'"
+            )
+        return value
+
 
 def mail_sender(url: httpx.URL) -> str:
     """From whom mail comes, by the address of its server: `?from=`, else billing at that host."""
@@ -171,6 +208,13 @@ def _parse_url(value: str, *schemes: str) -> httpx.URL | None:
     is_host = url.host and "%" not in url.host
     is_port = url.port is None or 0 < url.port < 65536
     return url if url.scheme in schemes and is_host and is_port else None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is part of
+        return False
 
 
 def _is_signing_secret(text: str) -> bool:

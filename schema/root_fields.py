@@ -1,4 +1,4 @@
-"""What every field of Query and Mutation does before its resolver: it asks who is asking."""
+"""What every field of Query and Mutation does before its resolver: it asks who is asking, and is watched."""
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -6,6 +6,10 @@ from inspect import isawaitable
 from typing import Any
 
 from graphql import GraphQLObjectType
+
+from app.logs import note_operation
+from app.metrics import ROOT_FIELDS
+from app.tracing import span
 
 Resolve = Callable[..., Any]
 
@@ -19,10 +23,15 @@ def guard(*roots: GraphQLObjectType | None) -> None:
 
 
 def _guarded(name: str, resolve: Resolve) -> Callable[..., Awaitable[Any]]:
+    seconds = ROOT_FIELDS.labels(name)
+
     @wraps(resolve)
     async def resolve_guarded(source: Any, info: Any, **arguments: Any) -> Any:
         info.context.viewer  # noqa: B018  (nobody is refused here)
-        result = resolve(source, info, **arguments)
-        return await result if isawaitable(result) else result
+        if info.operation.name:
+            note_operation(info.operation.name.value)
+        with seconds.time(), span(name):
+            result = resolve(source, info, **arguments)
+            return await result if isawaitable(result) else result
 
     return resolve_guarded

@@ -14,6 +14,9 @@ from app.export import ExportKind
 from app.migrate import check_revision
 from app.server.door import Doorkeeper
 from app.server.exports import export
+from app.server.metrics import metrics
+from app.server.middleware import surround
+from app.server.refusals import internal_error
 from app.server.view import GraphQLView
 from schema import schema
 
@@ -36,7 +39,13 @@ def create_app(settings: Settings | None = None) -> Starlette:
     for kind in ExportKind:
         endpoint = partial(export, kind=kind, database=database, door=door)
         routes.append(Route(f"/export/{kind}.csv", endpoint, methods=["GET"]))
-    return Starlette(routes=routes, lifespan=lifespan)
+    if settings.metrics:
+        routes.append(Route("/metrics", partial(metrics, database=database), methods=["GET"]))
+    app = Starlette(
+        routes=routes, lifespan=lifespan, exception_handlers={Exception: internal_error}
+    )
+    app.middleware_stack = surround(app, settings, database)
+    return app
 
 
 def schema_text() -> str:

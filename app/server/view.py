@@ -1,6 +1,5 @@
 """POST and GET /graphql: a request becomes a viewer and a fresh context, and errors JSON with a code."""
 
-import uuid
 from typing import Any
 
 import orjson
@@ -14,6 +13,7 @@ from strawberry.http import GraphQLHTTPResponse
 
 from app.config import Environment, Settings
 from app.database import Database
+from app.logs import request_id
 from app.server.door import Doorkeeper
 from app.server.refusals import STATUS, explained, refusal
 from schema import schema
@@ -52,7 +52,7 @@ class GraphQLView(GraphQL[Context, None]):
             database=self._database,
             providers=self._providers,
             known_viewer=await self._door.viewer(request.headers.get("authorization")),
-            request_id=uuid.uuid4().hex,
+            request_id=request_id(),
         )
 
     def decode_json(self, data: str | bytes) -> object:
