@@ -28,10 +28,10 @@ MAX_TEXT = 2000
 _FRAMES = 30
 _FIELDS = ("method", "path", "status", "duration_ms", "bytes", "operation")
 _SECRET = re.compile(
-    r"[^\s@:/<>(){}\[\]'\",;=]+@[\w.-]+"  # an e-mail address, or a password before its host
+    r"[^\s@:/<>(){}\[\]'\",;=][^\s@:/<>(){}\[\]\",;=]{0,255}@[\w.-]+"  # an e-mail address, or a password before its host
     r"|\beyJ[\w-]{8,}(?:\.[\w-]+)*"  # a token
 )
-_FACTS = ("sqlstate", "constraint_name", "sqlite_errorname", "strerror")
+_FACTS = ("sqlstate", "constraint_name", "sqlite_errorname", "errno")
 _WORDS_WITH_VALUES = {"asyncpg", "sqlalchemy"}
 
 _Event = MutableMapping[str, Any]
@@ -54,6 +54,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
             }
         },
         "root": {"level": "INFO", "handlers": ["stdout"]},
+        "loggers": {"alembic": {"level": "WARNING"}},  # it tells each time which database it is
     }
 
 

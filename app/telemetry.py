@@ -77,7 +77,7 @@ def instrumented(app: ASGIApp, engines: Iterable[Engine], provider: TracerProvid
     middleware: ASGIApp = OpenTelemetryMiddleware(
         app,
         tracer_provider=provider,
-        default_span_details=lambda scope: (f"{scope['method']} request", {}),
+        default_span_details=lambda _: ("request", {}),
         exclude_spans=["receive", "send"],
     )
     return middleware

@@ -19,7 +19,7 @@ _LATEST = (
     .correlate(accounts)
     .scalar_subquery()
 )
-_PLACE = tuple_(accounts.c.mandate_id, accounts.c.id)
+_KEY = (accounts.c.mandate_id, accounts.c.id)
 _QUERY = (
     select(
         accounts.c.mandate_id,
@@ -36,8 +36,7 @@ _QUERY = (
         & (transactions.c.account_id == accounts.c.id)
         & (transactions.c.sequence == _LATEST),
     )
-    .order_by(accounts.c.mandate_id, accounts.c.id)
-    .limit(PAGE)
+    .order_by(*_KEY)
 )
 
 
@@ -56,8 +55,11 @@ class DriftCheck:
 
     async def go_on(self, connection: AsyncConnection) -> int:
         """Looks at the next accounts and says at how many."""
-        query = _QUERY if self._after is None else _QUERY.where(tuple_(*self._after) < _PLACE)
-        rows = (await connection.execute(query)).all()
+        query = _QUERY
+        if self._after is not None:
+            after = tuple_(*self._after, types=[column.type for column in _KEY])
+            query = query.where(tuple_(*_KEY) > after)
+        rows = (await connection.execute(query.limit(PAGE))).all()
         for mandate_id, account_id, sequence, balance, latest, balance_after in rows:
             if (sequence, balance) == (latest or 0, balance_after or 0):
                 self.wrong.discard((mandate_id, account_id))
