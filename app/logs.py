@@ -4,7 +4,6 @@ Modules and libraries log with the standard library; all of it takes the one way
 holds no secret and nothing that a client sent but its method, path, operation name and request id.
 """
 
-import json
 import logging
 import re
 import traceback
@@ -16,8 +15,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any
 
+import orjson
 import structlog
-from structlog.contextvars import bound_contextvars, get_contextvars, merge_contextvars
 from structlog.stdlib import ExtraAdder, ProcessorFormatter, add_log_level, add_logger_name
 from structlog.typing import Processor
 
@@ -26,7 +25,7 @@ from app.config import Environment, Settings
 MAX_NAME = 64
 MAX_TEXT = 2000
 _FRAMES = 30
-_FIELDS = ("method", "path", "status", "duration_ms", "bytes", "operation")
+_FIELDS = ("method", "path", "status", "duration_ms", "bytes")
 _SECRET = re.compile(
     r"[^\s@:/<>(){}\[\]'\",;=][^\s@:/<>(){}\[\]\",;=]{0,255}@[\w.-]+"  # an e-mail address, or a password before its host
     r"|\beyJ[\w-]{8,}(?:\.[\w-]+)*"  # a token
@@ -36,7 +35,8 @@ _WORDS_WITH_VALUES = {"asyncpg", "sqlalchemy"}
 
 _Event = MutableMapping[str, Any]
 _ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None]
-_notes: ContextVar[dict[str, str] | None] = ContextVar("notes", default=None)
+_notes: ContextVar[dict[str, str]] = ContextVar("notes")
+"""Of the request that is being answered: one dictionary for all the tasks that it is answered by."""
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def formatter(in_production: bool) -> ProcessorFormatter:
     """Makes a line of a record, whoever logged it."""
     logging.captureWarnings(True)
     renderer: Processor = (
-        structlog.processors.JSONRenderer(json.dumps)  # which writes ASCII alone
+        structlog.processors.JSONRenderer(_as_json)
         if in_production
         else structlog.dev.ConsoleRenderer(
             colors=False, exception_formatter=structlog.dev.plain_traceback
@@ -70,9 +70,9 @@ def formatter(in_production: bool) -> ProcessorFormatter:
     )
     return ProcessorFormatter(
         foreign_pre_chain=[
-            merge_contextvars,
             add_log_level,
             add_logger_name,
+            _add_notes,
             ExtraAdder(_FIELDS),
             structlog.processors.TimeStamper(fmt="iso"),
         ],
@@ -86,26 +86,23 @@ def formatter(in_production: bool) -> ProcessorFormatter:
 
 
 @contextmanager
-def request(request_id: str) -> Iterator[dict[str, str]]:
-    """Names the request in all that is logged meanwhile; gives what is noted of it."""
-    notes: dict[str, str] = {}
-    token = _notes.set(notes)
+def request(request_id: str) -> Iterator[None]:
+    """Names the request in all that is logged meanwhile."""
+    token = _notes.set({"request_id": request_id})
     try:
-        with bound_contextvars(request_id=request_id):
-            yield notes
+        yield
     finally:
         _notes.reset(token)
 
 
 def request_id() -> str:
     """Of the request that is being answered."""
-    return str(get_contextvars().get("request_id") or uuid.uuid4().hex)
+    return _notes.get({}).get("request_id") or uuid.uuid4().hex
 
 
 def note_operation(name: str) -> None:
     """Which operation the request has run, a name of GraphQL."""
-    notes = _notes.get()
-    if notes is not None:
+    if notes := _notes.get({}):
         notes["operation"] = name[:MAX_NAME]
 
 
@@ -118,15 +115,25 @@ def printable(text: str) -> str:
     )
 
 
+def _add_notes(_logger: Any, _method: str, event: _Event) -> _Event:
+    event.update(_notes.get({}))
+    return event
+
+
 def _clean(_logger: Any, _method: str, event: _Event) -> _Event:
     for name, value in event.items():
-        if isinstance(value, str):
-            event[name] = _cleaned(value)
+        if not isinstance(value, int | float) and name != "exc_info":
+            event[name] = _cleaned(str(value))
     return event
 
 
 def _cleaned(text: str) -> str:
-    return _SECRET.sub("[hidden]", printable(text[:MAX_TEXT]))
+    text = printable(text[:MAX_TEXT])
+    return _SECRET.sub("[hidden]", text) if "@" in text or "eyJ" in text else text
+
+
+def _as_json(event: _Event, **_: Any) -> str:
+    return orjson.dumps(event, default=str).decode()
 
 
 def _told(exc_info: _ExcInfo, *, words: bool) -> str:

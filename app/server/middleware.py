@@ -11,7 +11,6 @@ from collections.abc import Collection
 from time import perf_counter
 
 from starlette.applications import Starlette
-from starlette.datastructures import MutableHeaders
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,14 +28,15 @@ GONE = 499
 _HEADER = "X-Request-Id"
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
 _MAX_PATH = 200
-_ALWAYS = {
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-store",
-    "Referrer-Policy": "no-referrer",
-}
-_POLICY = "default-src 'none'; frame-ancestors 'none'"
-_POLICY_OF_PAGES = "frame-ancestors 'none'"
-_TRANSPORT = "max-age=31536000"
+_ALWAYS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_POLICY_OF_PAGES = (b"content-security-policy", b"frame-ancestors 'none'")
+_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
+_OURS = {name for name, _ in (*_ALWAYS, _POLICY)} | {b"x-request-id"}
 
 logger = logging.getLogger("billing.access")
 
@@ -66,7 +66,7 @@ class RequestMiddleware:
                 size += len(message.get("body", b""))
             await send(message)
 
-        with logs.request(request_id) as notes:
+        with logs.request(request_id):
             try:
                 await self._app(scope, receive, send_marked)
             except Exception:
@@ -85,20 +85,20 @@ class RequestMiddleware:
                     "duration_ms": round(took * 1000, 2),
                     "bytes": size,
                 }
-                logger.info("request", extra=told | notes)
+                logger.info("request", extra=told)
 
     def _add_headers(self, scope: Scope, message: Message, request_id: str) -> None:
-        message.setdefault("headers", [])
-        headers = MutableHeaders(scope=message)
-        headers[_HEADER] = request_id
-        for name, value in _ALWAYS.items():
-            headers[name] = value
-        is_page = headers.get("Content-Type", "").startswith("text/html")
+        headers = [header for header in message.get("headers", ()) if header[0] not in _OURS]
         # The one page, GraphiQL in development, loads its scripts from elsewhere.
-        is_free = is_page and not self._in_production
-        headers["Content-Security-Policy"] = _POLICY_OF_PAGES if is_free else _POLICY
+        is_page = not self._in_production and any(
+            name == b"content-type" and value.startswith(b"text/html") for name, value in headers
+        )
+        headers += _ALWAYS
+        headers.append((b"x-request-id", request_id.encode()))
+        headers.append(_POLICY_OF_PAGES if is_page else _POLICY)
         if self._in_production and scope["scheme"] == "https":
-            headers["Strict-Transport-Security"] = _TRANSPORT
+            headers.append(_TRANSPORT)
+        message["headers"] = headers
 
 
 def surround(app: Starlette, settings: Settings, database: Database) -> ASGIApp:
