@@ -7,6 +7,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 from starlette.applications import Starlette
+from starlette.responses import Response
 from starlette.routing import Route
 
 from app.config import Environment, Settings
@@ -103,19 +104,23 @@ async def test_every_answer_is_safe(production: Api, monkeypatch: pytest.MonkeyP
             assert_safe(response)
 
 
-async def test_what_nobody_catches_is_answered_safely(
+async def test_no_route_and_no_failure_answers_otherwise(
     options: Settings, database: Database
 ) -> None:
     async def fail(_: Any) -> Any:
         raise RuntimeError("hunter2")
 
+    async def answer(_: Any) -> Response:
+        return Response(headers={"Cache-Control": "public", "X-Request-Id": "another"})
+
     app = create_app(options)
-    app.router.routes.append(Route("/failing", fail))
+    app.router.routes += [Route("/failing", fail), Route("/public", answer)]
     app.middleware_stack = surround(app, options, database)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://billing"
     ) as client:
         headers = {"X-Request-Id": "abc", "Origin": ORIGIN}
+        assert_safe(await client.get("/public", headers=headers))
         response = await client.get("/failing", headers=headers)
     assert response.status_code == 500
     assert_safe(response)
