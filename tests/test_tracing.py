@@ -84,7 +84,10 @@ async def test_spans_hold_no_values(
     await traced.client.get(f"/{SECRET}?{SECRET}", headers=headers)
 
     async def fail(database: Database, *_: object) -> None:
-        await run_sql(database, "INSERT INTO mandate (id) VALUES (:id)", id=SECRET)
+        broken = "SELECT CAST(CAST(:id AS TEXT) AS INTEGER)"  # PostgreSQL quotes the value
+        if database.is_sqlite:
+            broken = "INSERT INTO mandate (id) VALUES (:id)"
+        await run_sql(database, broken, id=SECRET)
 
     monkeypatch.setattr("app.billing.settings.list_providers", fail)
     answer = await traced("root", "query ($id: ID!) { providers(mandateId: $id) }", id=SECRET)
