@@ -318,7 +318,7 @@ def test_serve(billing: Billing, served: list[dict[str, Any]]) -> None:
         "port": int(port),
         "workers": 2,
         "timeout_graceful_shutdown": 30,
-        "log_config": logs.configuration(Settings()),
+        "log_config": logs.configuration(load_settings()),
         "access_log": False,
         "server_header": False,
     }
