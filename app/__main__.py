@@ -20,7 +20,7 @@ from rich.progress import Progress
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from app import backup, demo, export, imports, migrate, parameters
+from app import backup, demo, export, imports, logs, metrics, migrate, parameters
 from app.auth import is_active, issue_token
 from app.billing import directory, verify
 from app.billing.enums import UserKind
@@ -150,14 +150,18 @@ def serve(
     asyncio.run(prepare())
     if settings.smtp_url is None:
         typer.echo("BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.", err=True)
-    uvicorn.run(
-        "app.server:create_app",
-        factory=True,
-        host=host,
-        port=port,
-        workers=workers,
-        timeout_graceful_shutdown=_GRACE_SECONDS,
-    )
+    with metrics.shared(workers if settings.metrics else 1):
+        uvicorn.run(
+            "app.server:create_app",
+            factory=True,
+            host=host,
+            port=port,
+            workers=workers,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+            log_config=logs.configuration(settings),
+            access_log=False,
+            server_header=False,
+        )
 
 
 def _check_free(host: str, port: int) -> None:

@@ -6,6 +6,7 @@ import re
 import sqlite3
 from collections.abc import Iterator
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -39,6 +40,13 @@ _URL_OPTIONS = {"sqlite": set[str](), "postgresql": {"host", "ssl"}}
 _ADDRESS = re.compile(r"[\w.!#$%'*+/?^`{|}~-]+@[\w.-]+", re.ASCII)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _REDIS_PATH = re.compile("/([0-9]{1,4})?")
+_ORIGIN = re.compile(r"https?://[a-z0-9.:\[\]-]+", re.ASCII)
+_OF_TRACING = (
+    "opentelemetry.sdk.trace",
+    "opentelemetry.exporter.otlp.proto.http",
+    "opentelemetry.instrumentation.asgi",
+    "opentelemetry.instrumentation.sqlalchemy",
+)
 _SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
@@ -79,6 +87,9 @@ class Settings(BaseSettings):
     rate_limit_reads: int = 30
     rate_limit_writes: int = 10
     rate_limit_spends: int = 0
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    metrics: bool = False
+    tracing: bool = False
 
     @field_validator("jwks_url")
     @classmethod
@@ -158,7 +169,7 @@ class Settings(BaseSettings):
             raise ValueError(f"may have ssl as {', '.join(_SSL_MODES)}")
         return value
 
-    @field_validator("providers", mode="before")
+    @field_validator("providers", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
         return [name.strip() for name in value.split(",")] if isinstance(value, str) else value
@@ -215,9 +226,9 @@ class Settings(BaseSettings):
             raise ValueError("must be redis://USER:PASSWORD@HOST:PORT/NUMBER, or rediss:// for TLS")
         return value
 
-    @field_validator("rate_limits", mode="before")
+    @field_validator("rate_limits", "metrics", "tracing", mode="before")
     @classmethod
-    def _check_rate_limits(cls, value: Any) -> Any:
+    def _check_on_or_off(cls, value: Any) -> Any:
         if value not in (True, False, "on", "off"):
             raise ValueError("must be on or off")
         return value
@@ -234,6 +245,32 @@ class Settings(BaseSettings):
         if not re.fullmatch("[0-9]{1,6}", str(value)) or int(value) > MAX_RATE_LIMIT:
             raise ValueError(
                 f"must be a number of calls a minute up to {MAX_RATE_LIMIT}, or 0 for no limit"
+            )
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_cors_origins(cls, origins: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        if "*" in origins:
+            raise ValueError("must name each origin: * would let every page on the web ask")
+        in_production = info.data.get("environment") == Environment.PRODUCTION
+        for origin in origins:
+            url = _parse_url(origin, "https", *(() if in_production else ("http",)))
+            # Compared with what browsers send, letter for letter.
+            if url is None or not _ORIGIN.fullmatch(origin) or str(url) != origin:
+                schemes = "with https in production, " if in_production else ""
+                raise ValueError(
+                    "is a comma list of origins as browsers send them:"
+                    f" https://app.example.com, {schemes}in lower case and without a path"
+                )
+        return origins
+
+    @field_validator("tracing")
+    @classmethod
+    def _check_tracing(cls, value: bool) -> bool:
+        if value and not all(map(_is_installed, _OF_TRACING)):
+            raise ValueError(
+                "needs packages that are not installed: pip install 'mandate-billing[tracing]'"
             )
         return value
 
@@ -254,6 +291,13 @@ def _parse_url(value: str, *schemes: str) -> httpx.URL | None:
     is_host = url.host and "%" not in url.host
     is_port = url.port is None or 0 < url.port < 65536
     return url if url.scheme in schemes and is_host and is_port else None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # what it is part of
+        return False
 
 
 def _is_signing_secret(text: str) -> bool:

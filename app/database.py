@@ -7,17 +7,19 @@ import asyncio
 import random
 import sqlite3
 from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Self, TypeVar
 
 import aiosqlite
-from sqlalchemy import Connection, event, make_url
+from sqlalchemy import Connection, Engine, event, make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.metrics import RETRIES
 
 T = TypeVar("T")
 Unit = Callable[[AsyncConnection], Awaitable[T]]
@@ -70,7 +72,8 @@ class Database:
         """For each page of what reads many: they take turns, so that nobody else waits for all of them."""
         if self.is_sqlite:
             options: dict[str, Any] = {
-                "connect_args": {"timeout": BUSY_SECONDS, "async_creator_fn": _open_sqlite}
+                "connect_args": {"timeout": BUSY_SECONDS, "async_creator_fn": _open_sqlite},
+                "hide_parameters": True,
             }
             # One writer a process: the others queue in memory and not in SQLite's unfair busy loop.
             self._writer = create_async_engine(
@@ -88,6 +91,7 @@ class Database:
                 pool_size=pool_size,
                 max_overflow=pool_size,
                 isolation_level="READ COMMITTED",
+                hide_parameters=True,
             )
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
 
@@ -95,6 +99,12 @@ class Database:
     def engine(self) -> AsyncEngine:
         """The writing engine, for tests that look underneath."""
         return self._writer
+
+    @property
+    def engines(self) -> Mapping[str, Engine]:
+        """What is underneath, by name, for those who watch it."""
+        engines = {"writer": self._writer.sync_engine}
+        return engines | {"reader": self._reader.sync_engine} if self.is_sqlite else engines
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -136,6 +146,7 @@ class Database:
                     if isinstance(error, IntegrityError):
                         raise
                     raise DatabaseUnavailable from error
+                RETRIES.inc()
                 await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
         raise AssertionError("unreachable")
 

@@ -28,9 +28,11 @@ from app.billing.holds import expire_holds
 from app.billing.roll_up import total_days
 from app.config import Settings, mail_sender
 from app.database import Database, DatabaseUnavailable
+from app.observer import Observer
 
 POLL_SECONDS = 1.0
 HOUSEKEEPING_SECONDS = 60.0
+OBSERVE_SECONDS = 15.0
 DELIVERY_SECONDS = 20.0
 """How long one delivery may take."""
 LEASE = timedelta(seconds=60)
@@ -76,6 +78,8 @@ async def dispatching(settings: Settings, database: Database) -> AsyncIterator[N
 
     async with AsyncExitStack() as stack:
         loops = [_repeat(partial(_tidy, settings, database), HOUSEKEEPING_SECONDS, stopping)]
+        if settings.metrics:
+            loops.append(_repeat(Observer(database).look, OBSERVE_SECONDS, stopping))
         if settings.smtp_url:
             mail = partial(_mail, database, httpx.URL(settings.smtp_url))
             loops.append(deliver_due(Channel.EMAIL, mail))
@@ -144,7 +148,7 @@ async def _deliver(database: Database, notice: Any, deliver: Deliver) -> None:
             notice.mandate_id,
             notice.channel,
             retry_in.total_seconds(),
-            reason,
+            reason if isinstance(error, _EXPECTED) else type(error).__name__,
             exc_info=not isinstance(error, _EXPECTED),
         )
         await outbox.failed(database, notice, reason, retry_in)

@@ -12,6 +12,7 @@ from strawberry.utils.str_converters import to_camel_case
 
 from app.billing.errors import BillingError, RequestError, UserErrorCode
 from app.database import DatabaseUnavailable
+from app.metrics import ERRORS
 
 P = ParamSpec("P")
 Payload = TypeVar("Payload")
@@ -104,4 +105,5 @@ def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
             told: dict[str, Any] = {"code": "BAD_USER_INPUT"}
         else:
             error.message, told = explain(cause, request_id)
+        ERRORS.labels(told["code"]).inc()
         error.extensions = {**(error.extensions or {}), **told}

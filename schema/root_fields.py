@@ -1,4 +1,4 @@
-"""What every field of Query and Mutation does before its resolver: it asks who is asking, and counts the call."""
+"""What every field of Query and Mutation does before its resolver: who asks is known and counted, and the call is watched."""
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -6,6 +6,10 @@ from inspect import isawaitable
 from typing import Any
 
 from graphql import GraphQLObjectType
+
+from app.logs import note_operation
+from app.metrics import ROOT_FIELDS
+from app.tracing import span
 
 Resolve = Callable[..., Any]
 
@@ -19,11 +23,16 @@ def guard(*roots: GraphQLObjectType | None) -> None:
 
 
 def _guarded(name: str, resolve: Resolve) -> Callable[..., Awaitable[Any]]:
+    seconds = ROOT_FIELDS.labels(name)
+
     @wraps(resolve)
     async def resolve_guarded(source: Any, info: Any, **arguments: Any) -> Any:
-        is_write = info.parent_type is info.schema.mutation_type
-        await info.context.limiter.admit(info.context.viewer, name, is_write=is_write)
-        result = resolve(source, info, **arguments)
-        return await result if isawaitable(result) else result
+        if info.operation.name:
+            note_operation(info.operation.name.value)
+        context, is_write = info.context, info.parent_type is info.schema.mutation_type
+        await context.limiter.admit(context.viewer, name, is_write=is_write)
+        with seconds.time(), span(name):
+            result = resolve(source, info, **arguments)
+            return await result if isawaitable(result) else result
 
     return resolve_guarded

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 from rich.progress import Progress
 
+from app import logs
 from app.auth import Authenticator
 from app.billing.enums import UserKind
 from app.billing.models import mandates, transactions, users
@@ -331,6 +332,9 @@ def test_serve(billing: Billing, served: list[dict[str, Any]]) -> None:
         "port": int(port),
         "workers": 2,
         "timeout_graceful_shutdown": 30,
+        "log_config": logs.configuration(load_settings()),
+        "access_log": False,
+        "server_header": False,
     }
 
 

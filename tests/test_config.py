@@ -540,6 +540,93 @@ def test_a_redis_is_refused(environment: pytest.MonkeyPatch, url: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("environment_name", "origins"),
+    [
+        ("development", "https://app.example.com, http://localhost:3000,http://[::1]:8080"),
+        ("development", "https://xn--zrich-kva.example"),
+        ("production", "https://app.example.com,https://app.example.com:8443"),
+    ],
+)
+def test_origins_are_accepted(
+    environment: pytest.MonkeyPatch, environment_name: str, origins: str
+) -> None:
+    variables = PRODUCTION | {"BILLING_ENVIRONMENT": environment_name}
+    for name, value in (variables | {"BILLING_CORS_ORIGINS": origins}).items():
+        environment.setenv(name, value)
+    assert load_settings().cors_origins == tuple(origins.replace(" ", "").split(","))
+
+
+@pytest.mark.parametrize(
+    "origins",
+    [
+        "",
+        ",",
+        "null",
+        "app.example.com",
+        "https://",
+        "https://app.example.com/",
+        "https://app.example.com/path",
+        "https://app.example.com?x",
+        "https://app.example.com,",
+        "https://App.example.com",
+        "https://app.example.com:443",
+        "https://*.example.com",
+        "https://user:hunter2@app.example.com",
+        "https://zürich.example",
+        "ftp://app.example.com",
+    ],
+)
+def test_origins_are_refused(environment: pytest.MonkeyPatch, origins: str) -> None:
+    message = fault(environment, BILLING_CORS_ORIGINS=origins)
+    assert message == (
+        "BILLING_CORS_ORIGINS is a comma list of origins as browsers send them:"
+        " https://app.example.com, in lower case and without a path."
+    )
+
+
+def test_an_origin_in_production_has_https(environment: pytest.MonkeyPatch) -> None:
+    variables = PRODUCTION | {"BILLING_CORS_ORIGINS": "http://app.example.com"}
+    message = fault(environment, **variables)
+    assert message.startswith("BILLING_CORS_ORIGINS is a comma list of origins")
+    assert "with https in production" in message
+
+
+def test_not_every_origin_may_ask(environment: pytest.MonkeyPatch) -> None:
+    message = fault(environment, BILLING_CORS_ORIGINS="https://app.example.com,*")
+    assert message == (
+        "BILLING_CORS_ORIGINS must name each origin: * would let every page on the web ask."
+    )
+
+
+@pytest.mark.parametrize("name", ["metrics", "tracing"])
+def test_what_is_on_or_off(environment: pytest.MonkeyPatch, name: str) -> None:
+    assert getattr(load_settings(), name) is False
+    for value, meant in (("on", True), ("off", False)):
+        environment.setenv(f"BILLING_{name}".upper(), value)
+        assert getattr(load_settings(), name) is meant
+    message = fault(environment, **{f"BILLING_{name}".upper(): "hunter2"})
+    assert message.startswith(f"BILLING_{name}".upper() + " ")
+    assert "hunter2" not in message
+
+
+@pytest.mark.parametrize("missing", ["opentelemetry", "opentelemetry.instrumentation.sqlalchemy"])
+def test_tracing_needs_its_packages(environment: pytest.MonkeyPatch, missing: str) -> None:
+    def find(name: str) -> object:
+        if name == missing:
+            return None
+        if name.startswith(f"{missing}."):
+            raise ModuleNotFoundError
+        return object()
+
+    environment.setattr("app.config.find_spec", find)
+    load_settings()
+    assert fault(environment, BILLING_TRACING="on") == (
+        "BILLING_TRACING needs packages that are not installed:"
+        " pip install 'mandate-billing[tracing]'."
+    )
+
+
 def test_settings_show_no_secret(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("BILLING_DATABASE_URL", "postgresql://user:hunter2@localhost/billing")
     environment.setenv("BILLING_SMTP_URL", "smtp://user:hunter2@localhost")

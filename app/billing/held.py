@@ -1,6 +1,7 @@
 """What open holds set aside. A hold counts until its time is over by the database's clock, tidied or not."""
 
-from sqlalchemy import and_, literal, select
+from sqlalchemy import and_, func, literal, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.enums import HoldStatus
 from app.billing.models import accounts, holds
@@ -19,3 +20,8 @@ _OF_ACCOUNT = and_(
 HELD = select(exact_sum(holds.c.amount)).where(_OF_ACCOUNT).correlate(accounts).scalar_subquery()
 """What is held on an account of the enclosing SELECT."""
 HAS_OPEN_HOLD = select(holds.c.id).where(_OF_ACCOUNT).correlate(accounts).exists()
+
+
+async def count_open(connection: AsyncConnection) -> int:
+    """How many holds set money aside now, of all mandates."""
+    return (await connection.execute(select(func.count()).where(IS_OPEN))).scalar_one()

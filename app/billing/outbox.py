@@ -7,7 +7,7 @@ statements that do not name one. Whatever becomes of one notice names its mandat
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.enums import Channel
@@ -96,6 +96,17 @@ async def drop_old_webhooks(database: Database) -> int:
         return dropped.rowcount
 
     return await database.write(unit)
+
+
+async def waiting(connection: AsyncConnection) -> dict[Channel, tuple[int, float]]:
+    """How many notices wait on each channel that has some, and for how many seconds the oldest has."""
+    query = select(outbox.c.channel, func.count(), func.min(outbox.c.created_at), NOW).group_by(
+        outbox.c.channel
+    )
+    return {
+        Channel(channel): (count, (now - oldest).total_seconds())
+        for channel, count, oldest, now in await connection.execute(query)
+    }
 
 
 def one_line(text: str) -> str:

@@ -13,8 +13,11 @@ from app.dispatcher import dispatching
 from app.export import ExportKind
 from app.migrate import check_revision
 from app.rate_limit import RateLimiter
+from app.server.answers import internal_error
 from app.server.door import Doorkeeper
 from app.server.exports import export
+from app.server.metrics import metrics
+from app.server.middleware import surround
 from app.server.view import GraphQLView
 from schema import schema
 
@@ -38,7 +41,13 @@ def create_app(settings: Settings | None = None) -> Starlette:
     for kind in ExportKind:
         endpoint = partial(export, kind=kind, database=database, door=door)
         routes.append(Route(f"/export/{kind}.csv", endpoint, methods=["GET"]))
-    return Starlette(routes=routes, lifespan=lifespan)
+    if settings.metrics:
+        routes.append(Route("/metrics", partial(metrics, database=database), methods=["GET"]))
+    app = Starlette(
+        routes=routes, lifespan=lifespan, exception_handlers={Exception: internal_error}
+    )
+    app.middleware_stack = surround(app, settings, database)
+    return app
 
 
 def schema_text() -> str:

@@ -1,12 +1,14 @@
 """How the server answers: JSON, with the status and the headers that follow from its errors."""
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 
 import orjson
+from starlette.requests import Request
 from starlette.responses import Response
 
+from app.logs import request_id
+from app.metrics import ERRORS
 from schema.errors import explain, shorten
 
 JSON = "application/json"
@@ -41,6 +43,7 @@ def refusal(
     message: str, extensions: Mapping[str, Any], status: int, media_type: str = JSON
 ) -> Response:
     """One error, and nothing else."""
+    ERRORS.labels(extensions["code"]).inc()
     errors = [{"message": message, "extensions": extensions}]
     return answer({"errors": errors}, media_type, status)
 
@@ -49,6 +52,11 @@ def explained(
     error: Exception, statuses: Mapping[str, int] = STATUS, media_type: str = JSON
 ) -> Response:
     """What an exception is answered with; 500 where its code has no status."""
-    message, extensions = explain(error, uuid.uuid4().hex)
+    message, extensions = explain(error, request_id())
     status = statuses.get(extensions["code"], 500)
     return refusal(shorten(message), extensions, status, media_type)
+
+
+async def internal_error(_: Request, error: Exception) -> Response:
+    """For what nobody has caught."""
+    return explained(error)

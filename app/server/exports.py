@@ -1,7 +1,6 @@
 """GET /export/…: a list as one file, however long."""
 
 import logging
-import uuid
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -10,6 +9,8 @@ from starlette.types import Send
 from app.billing.errors import BillingError, Unauthenticated
 from app.database import Database
 from app.export import Export, ExportKind, open_export
+from app.logs import request_id
+from app.metrics import ERRORS
 from app.server.answers import STATUS, explained, refusal
 from app.server.door import Doorkeeper
 from schema.errors import explain
@@ -26,11 +27,7 @@ class ExportResponse(StreamingResponse):
         super().__init__(
             export.chunks() if with_body else (),
             media_type="text/csv",
-            headers={
-                "Content-Disposition": f'attachment; filename="{export.name}"',
-                "Cache-Control": "no-store",
-                "X-Content-Type-Options": "nosniff",
-            },
+            headers={"Content-Disposition": f'attachment; filename="{export.name}"'},
         )
         self._name = export.name
 
@@ -38,7 +35,8 @@ class ExportResponse(StreamingResponse):
         try:
             await super().stream_response(send)
         except Exception as error:
-            message, _ = explain(error, uuid.uuid4().hex)  # which logs what is unexpected
+            message, extensions = explain(error, request_id())  # which logs what is unexpected
+            ERRORS.labels(extensions["code"]).inc()
             logger.error("the export %s broke off: %s", self._name, message)  # noqa: TRY400
 
 

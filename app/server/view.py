@@ -5,7 +5,6 @@ What is answered, and with which status, follows the draft of GraphQL over HTTP
 """
 
 import asyncio
-import uuid
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from typing import Any
@@ -25,6 +24,7 @@ from strawberry.types import ExecutionResult
 
 from app.config import Environment, Settings
 from app.database import Database
+from app.logs import request_id
 from app.rate_limit import RateLimiter
 from app.server.answers import GRAPHQL_JSON, JSON, answer, explained, refusal
 from app.server.door import Doorkeeper
@@ -109,7 +109,7 @@ class GraphQLView(GraphQL[Context, None]):
             database=self._database,
             providers=self._providers,
             known_viewer=await self._door.viewer(request.headers.get("authorization")),
-            request_id=uuid.uuid4().hex,
+            request_id=request_id(),
             shows_schema=self._in_development,
             limiter=self._limiter,
         )

@@ -1,0 +1,126 @@
+"""What every request gets, whatever answers it: an id, the headers of security, a line in the log, a time.
+
+It stands outside of all else, so that no answer passes it by. Plain ASGI: Starlette's
+BaseHTTPMiddleware runs requests in tasks of their own, which leak what they hold when a client leaves.
+"""
+
+import logging
+import re
+import uuid
+from collections.abc import Collection
+from time import perf_counter
+
+from starlette.applications import Starlette
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app import logs
+from app.config import Environment, Settings
+from app.database import Database
+from app.metrics import REQUESTS
+from app.tracing import traced
+
+UNMATCHED = "unmatched"
+"""The route of all paths that there are none for."""
+GONE = 499
+"""The status, as proxies count it, of a client that left before the answer."""
+_HEADER = "X-Request-Id"
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9-]{1,64}")
+_MAX_PATH = 200
+_ALWAYS = [
+    (b"x-content-type-options", b"nosniff"),
+    (b"cache-control", b"no-store"),
+    (b"referrer-policy", b"no-referrer"),
+]
+_POLICY = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
+_POLICY_OF_PAGES = (b"content-security-policy", b"frame-ancestors 'none'")
+_TRANSPORT = (b"strict-transport-security", b"max-age=31536000")
+_OURS = {name for name, _ in (*_ALWAYS, _POLICY)} | {b"x-request-id"}
+
+logger = logging.getLogger("billing.access")
+
+
+class RequestMiddleware:
+    """Wraps the whole application."""
+
+    def __init__(self, app: ASGIApp, routes: Collection[str], in_production: bool) -> None:
+        self._app = app
+        self._routes = frozenset(routes)
+        self._in_production = in_production
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = perf_counter()
+        request_id = _request_id(scope)
+        status, size = GONE, 0
+
+        async def send_marked(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self._add_headers(scope, message, request_id)
+            elif message["type"] == "http.response.body":
+                size += len(message.get("body", b""))
+            await send(message)
+
+        with logs.request(request_id):
+            try:
+                await self._app(scope, receive, send_marked)
+            except Exception:
+                if status == GONE:  # nothing was answered: the server does it, and logs the rest
+                    status = 500
+                    raise
+            finally:
+                took = perf_counter() - begun
+                path = scope["path"]
+                route = path if path in self._routes else UNMATCHED
+                REQUESTS.labels(route, str(status)).observe(took)
+                told = {
+                    "method": scope["method"],
+                    "path": path[:_MAX_PATH],
+                    "status": status,
+                    "duration_ms": round(took * 1000, 2),
+                    "bytes": size,
+                }
+                logger.info("request", extra=told)
+
+    def _add_headers(self, scope: Scope, message: Message, request_id: str) -> None:
+        headers = [header for header in message.get("headers", ()) if header[0] not in _OURS]
+        # The one page, GraphiQL in development, loads its scripts from elsewhere.
+        is_page = not self._in_production and any(
+            name == b"content-type" and value.startswith(b"text/html") for name, value in headers
+        )
+        headers += _ALWAYS
+        headers.append((b"x-request-id", request_id.encode()))
+        headers.append(_POLICY_OF_PAGES if is_page else _POLICY)
+        if self._in_production and scope["scheme"] == "https":
+            headers.append(_TRANSPORT)
+        message["headers"] = headers
+
+
+def surround(app: Starlette, settings: Settings, database: Database) -> ASGIApp:
+    """The whole application, from the inside out: CORS, traces, and what every answer gets."""
+    stack = app.build_middleware_stack()
+    if settings.cors_origins:
+        stack = CORSMiddleware(
+            stack,
+            allow_origins=settings.cors_origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", _HEADER],
+            expose_headers=[_HEADER, "Retry-After"],
+        )
+    if settings.tracing:
+        stack = traced(stack, database.engines.values())
+    routes = {route.path for route in app.routes if isinstance(route, Route)}
+    return RequestMiddleware(stack, routes, settings.environment == Environment.PRODUCTION)
+
+
+def _request_id(scope: Scope) -> str:
+    """The client's, if it is fit for a log and a header; else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value, "ascii")
+    return uuid.uuid4().hex
