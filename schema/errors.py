@@ -17,6 +17,8 @@ P = ParamSpec("P")
 Payload = TypeVar("Payload")
 
 MAX_MESSAGE = 500
+RETRY_SECONDS = 2
+"""When it is worth trying again after UNAVAILABLE."""
 
 logger = logging.getLogger("billing.schema")
 
@@ -81,12 +83,13 @@ def shorten(message: str) -> str:
     return message if len(message) <= MAX_MESSAGE else f"{message[: MAX_MESSAGE - 1]}…"
 
 
-def explain(cause: BaseException, request_id: str) -> tuple[str, dict[str, str]]:
+def explain(cause: BaseException, request_id: str) -> tuple[str, dict[str, Any]]:
     """What a client is told of an exception: a message and `extensions`. The unexpected is logged."""
     if isinstance(cause, RequestError):
         return str(cause), {"code": cause.code}
     if isinstance(cause, DatabaseUnavailable):
-        return "The database cannot be reached at the moment: try again.", {"code": "UNAVAILABLE"}
+        message = "The database cannot be reached at the moment: try again."
+        return message, {"code": "UNAVAILABLE", "retryAfter": RETRY_SECONDS}
     logger.error("request %s failed", request_id, exc_info=cause)
     message = f"Something went wrong on our side. Quote request {request_id}."
     return message, {"code": "INTERNAL", "requestId": request_id}

@@ -8,7 +8,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from app.config import Settings, load_settings
-from app.database import Database
+from app.database import PROMPT, Database
 from app.dispatcher import dispatching
 from app.export import ExportKind
 from app.migrate import check_revision
@@ -21,7 +21,7 @@ from schema import schema
 def create_app(settings: Settings | None = None) -> Starlette:
     """The application; it starts only on a database of the revision it needs."""
     settings = settings or load_settings()
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, waits=PROMPT)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
