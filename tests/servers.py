@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -49,7 +50,7 @@ def _free_port() -> int:
 class Server:
     """A process of `python -m app serve`, on a port that it keeps when it is started again."""
 
-    def __init__(self, database_url: str, before: str | None = None) -> None:
+    def __init__(self, database_url: str, before: str | None = None, *options: str) -> None:
         """`before` is Python that runs in the process first."""
         port = _free_port()
         program = ["-c", f"{before}\nfrom app.__main__ import main\nmain()"]
@@ -59,6 +60,7 @@ class Server:
             "serve",
             "--port",
             str(port),
+            *(options or ("--drain", "0")),
         ]
         self._environment = _environment(database_url)
         self._place = ("127.0.0.1", port)
@@ -86,6 +88,13 @@ class Server:
             assert time.monotonic() < deadline, "the server does not listen"
             time.sleep(0.02)
 
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def exit_code(self) -> int:
+        """Once it has ended."""
+        return self._process.wait(60)
+
     def kill(self) -> None:
         """SIGKILL: it ends where it stands."""
         self._process.kill()
@@ -106,10 +115,10 @@ class Server:
 
 @contextmanager
 def running(
-    database_url: str, processes: int = 1, before: str | None = None
+    database_url: str, processes: int = 1, before: str | None = None, *options: str
 ) -> Iterator[list[Server]]:
-    """So many processes on one database."""
-    servers = [Server(database_url, before) for _ in range(processes)]
+    """So many processes on one database; without options of their own they do not drain."""
+    servers = [Server(database_url, before, *options) for _ in range(processes)]
     try:
         for server in servers:
             server.wait_until_it_listens()
