@@ -103,6 +103,7 @@ class Database:
         self._waits = waits
         self._probes: set[asyncio.Task[Any]] = set()
         self._look: asyncio.Task[bool] | None = None
+        self._heard_at = -math.inf
         if self.is_sqlite:
             options: dict[str, Any] = {
                 "connect_args": {"timeout": waits.busy, "async_creator_fn": sqlite.open_connection}
@@ -134,6 +135,7 @@ class Database:
             self._prober = create_async_engine(
                 address, poolclass=NullPool, isolation_level="AUTOCOMMIT", **options
             )
+            event.listen(self._writer.sync_engine, "after_cursor_execute", self._note_answer)
             event.listen(self._writer.sync_engine, "checkin", _note_use)
             event.listen(self._writer.sync_engine, "checkout", _try_idle)
 
@@ -243,11 +245,9 @@ class Database:
         watches: list[asyncio.Task[None]] = []
 
         async def watch() -> None:
-            while True:
-                if not await asyncio.shield(self._answering()):
-                    driver_connection.terminate()  # type: ignore[union-attr]
-                    return
+            while self._is_heard() or await asyncio.shield(self._answering()):  # noqa: ASYNC110
                 await asyncio.sleep(SILENCE_SECONDS)
+            driver_connection.terminate()  # type: ignore[union-attr]
 
         timer = asyncio.get_running_loop().call_later(
             SILENCE_SECONDS, lambda: watches.append(asyncio.create_task(watch()))
@@ -259,6 +259,13 @@ class Database:
             for task in watches:
                 task.cancel()
 
+    def _is_heard(self) -> bool:
+        """Whether the database has done anything for this process of late: then it is only busy."""
+        return time.monotonic() - self._heard_at < SILENCE_SECONDS
+
+    def _note_answer(self, *_: object) -> None:
+        self._heard_at = time.monotonic()
+
     def _answering(self) -> asyncio.Task[bool]:
         """Whether the database says anything, be it a refusal: one look for all who want to know."""
 
@@ -266,7 +273,7 @@ class Database:
             try:
                 await self.ask(_say_something)
             except DatabaseUnavailable as error:
-                return not isinstance(error.__cause__, OSError)
+                return self._is_heard() or not isinstance(error.__cause__, OSError)
             return True
 
         if self._look is None or self._look.done():

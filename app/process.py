@@ -81,6 +81,8 @@ class _Workers(multiprocess.Multiprocess):
                     os.kill(worker.pid, sig)
 
     def terminate_all(self) -> None:
+        for listener in self.sockets:  # else who connects to it waits for nobody
+            listener.close()
         for worker in self.processes:
             if worker not in self._told:
                 worker.terminate()

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import re
 import signal
 import socket
@@ -193,8 +194,13 @@ class Servers:
         return [task.result() for task in tasks]
 
     async def ask(self, request: Request, place: int = 0) -> Any:
-        """The answer without errors."""
-        body = (await self.post(request, place)).json()
+        """The answer without errors; who is told to try again does so, under the same key."""
+        for _ in range(20):
+            body = (await self.post(request, place)).json()
+            told = [error["extensions"] for error in body.get("errors", ())]
+            if not told or told[0]["code"] != "UNAVAILABLE":
+                break
+            await asyncio.sleep(random.uniform(0.5, 1) * told[0]["retryAfter"])
         assert "errors" not in body, body
         return next(iter(body["data"].values()))
 
