@@ -7,10 +7,10 @@ import time
 import httpx
 import pytest
 from sqlalchemy import text
+from starlette.applications import Starlette
+from starlette.routing import Route
 
-from app.config import Settings
-from app.database import Database
-from app.server import create_app
+from app.database import PROMPT, Database
 from app.server.probes import Probes
 from tests.api import Api, statements
 
@@ -20,10 +20,13 @@ UNREACHABLE = {"status": "unavailable", "reason": "The database cannot be reache
 
 
 async def probe(database_url: str, path: str) -> httpx.Response:
-    """The answer of an application that has not been started."""
-    transport = httpx.ASGITransport(create_app(Settings(database_url=database_url)))
-    async with httpx.AsyncClient(transport=transport, base_url="http://billing") as client:
-        return await client.get(path)
+    """The answer of probes on a database on which no server would start."""
+    async with Database(database_url, waits=PROMPT) as database:
+        probes = Probes(database)
+        app = Starlette(routes=[Route("/livez", probes.livez), Route("/readyz", probes.readyz)])
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://billing") as client:
+            return await client.get(path)
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz"])
