@@ -10,9 +10,10 @@ from sqlalchemy import text
 from starlette.applications import Starlette
 from starlette.routing import Route
 
+from app.config import Settings
 from app.database import PROMPT, Database
 from app.server.probes import Probes
-from tests.api import Api, statements
+from tests.api import Api, serving, statements
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("loop_outlives_sqlite")]
 
@@ -52,6 +53,12 @@ async def test_a_process_lives_without_its_database(api: Api) -> None:
 async def test_a_database_that_is_away(database_url: str) -> None:
     answer = await probe(database_url, "/readyz")
     assert (answer.status_code, answer.json()) == (503, UNREACHABLE)
+
+
+async def test_a_worker_that_starts_while_the_database_is_away() -> None:
+    async with serving(Settings(database_url="postgresql://a@127.0.0.1:1/b")) as api:
+        assert (await api.client.get("/livez")).status_code == 200
+        assert (await api.client.get("/readyz")).json() == UNREACHABLE
 
 
 async def test_a_database_that_says_nothing() -> None:
