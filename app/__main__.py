@@ -4,7 +4,6 @@ An expected failure is one line on stderr and exit code 1; a traceback is a bug.
 """
 
 import asyncio
-import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,13 +13,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import uvicorn
 from rich.console import Console
 from rich.progress import Progress
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from app import backup, demo, export, imports, logs, metrics, migrate, parameters
+from app import backup, demo, export, imports, migrate, parameters, process
 from app.auth import is_active, issue_token
 from app.billing import directory, verify
 from app.billing.enums import UserKind
@@ -28,7 +26,7 @@ from app.billing.errors import BillingError, RequestError
 from app.billing.roll_up import rebuild_roll_up
 from app.billing.viewer import OPERATOR
 from app.config import Environment, Settings, SettingsError, load_settings
-from app.database import Database, DatabaseUnavailable
+from app.database import PATIENT, PROMPT, Database, DatabaseUnavailable, Waits
 
 cli = typer.Typer(
     name="billing",
@@ -41,8 +39,6 @@ cli = typer.Typer(
 )
 
 _DAY = 24 * 60 * 60
-_GRACE_SECONDS = 30
-"""How long the end of the server waits for requests under way, such as a slow download."""
 _Work = Callable[..., Coroutine[Any, Any, None]]
 _UserId = Annotated[str, typer.Argument(metavar="ID", help="The user's id, as in tokens.")]
 
@@ -98,10 +94,10 @@ def _command(name: str | None = None) -> Callable[[_Work], _Work]:
 
 
 @asynccontextmanager
-async def _migrated(settings: Settings) -> AsyncIterator[Database]:
+async def _migrated(settings: Settings, waits: Waits = PATIENT) -> AsyncIterator[Database]:
     """The database, at the revision this program needs."""
     _check_there(settings)
-    async with Database(settings.database_url) as database:
+    async with Database(settings.database_url, waits=waits) as database:
         await migrate.check_revision(database)
         yield database
 
@@ -132,6 +128,14 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="How many processes serve.")] = 1,
+    drain: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="How long to go on serving after SIGTERM, while /readyz says 503; Ctrl-C skips it.",
+        ),
+    ] = 5,
     demo_users: Annotated[
         bool, typer.Option("--demo", help="Print a token for a demo user of each role first.")
     ] = False,
@@ -140,8 +144,8 @@ def serve(
     settings = load_settings(workers)
 
     async def prepare() -> None:
-        async with _migrated(settings) as database:
-            _check_free(host, port)
+        async with _migrated(settings, PROMPT) as database:
+            process.check_free(host, port)
             if demo_users and settings.environment == Environment.DEVELOPMENT:
                 typer.echo(
                     await demo.invitation(settings, database, f"http://{host}:{port}/graphql")
@@ -150,29 +154,7 @@ def serve(
     asyncio.run(prepare())
     if settings.smtp_url is None:
         typer.echo("BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.", err=True)
-    with metrics.shared(workers if settings.metrics else 1):
-        uvicorn.run(
-            "app.server:create_app",
-            factory=True,
-            host=host,
-            port=port,
-            workers=workers,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-            log_config=logs.configuration(settings),
-            access_log=False,
-            server_header=False,
-        )
-
-
-def _check_free(host: str, port: int) -> None:
-    """Tells in one line what the server would tell in many."""
-    try:
-        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(address)
-    except OSError as error:
-        raise _Failure(f"Cannot listen on {host}, port {port}: {error.strerror}") from None
+    process.serve(settings, host, port, workers, drain)
 
 
 @_command("migrate")

@@ -4,28 +4,59 @@ SQLite and PostgreSQL behave alike behind this module. It knows no table.
 """
 
 import asyncio
+import math
 import random
 import sqlite3
-from bisect import bisect_right
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
-from functools import lru_cache
+from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-import aiosqlite
-from sqlalchemy import Connection, Engine, event, make_url
-from sqlalchemy.exc import DBAPIError, IntegrityError
+import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy import Engine, NullPool, event, make_url, text
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from app import sqlite
 from app.metrics import RETRIES
 
 T = TypeVar("T")
 Unit = Callable[[AsyncConnection], Awaitable[T]]
 
-BUSY_SECONDS = 10
-"""How long one statement waits for SQLite's write lock of another process."""
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """For how many seconds a use of the database waits for what; None for ever."""
+
+    busy: float
+    """For SQLite's write lock, which another process has, in each attempt."""
+    begin: float | None = None
+    """For connections and for what is tried again, until the last attempt begins."""
+    lock: float | None = None
+    """For each lock of PostgreSQL, in each attempt."""
+    statement: float | None = None
+    idle: float | None = None
+    """Between two statements of one transaction, whose locks others wait for."""
+
+
+PATIENT = Waits(busy=10)
+"""The operator's commands: they may take hours, and nobody else waits for them."""
+PROMPT = Waits(busy=1, begin=3, lock=1.5, statement=30, idle=10)
+"""A server: who asks is told within 5 s that there is no getting through: 3 s and a lock's 1.5 s.
+
+No page, report or batch takes 30 s, the time that the end of a server leaves to them; and a unit of
+work waits for nothing but the database: after 10 s its process has stopped in the midst.
+"""
+SILENCE_SECONDS = 1.5
+"""After so long a server looks whether the database still answers others."""
+PROBE_SECONDS = 2.0
+"""For how long it does that: together well under 5 s."""
+IDLE_SECONDS = 1.0
+"""A connection that was idle for longer is tried before it is used: its server may have gone since."""
+LONG_STATEMENT_SECONDS = 600
+"""For one statement of the proof of a whole ledger: minutes, of ten million transactions."""
 ATTEMPTS = 8
 _SQLSTATES_TO_RETRY = {
     "23505",  # unique violation: the other one has committed by now
@@ -62,7 +93,7 @@ class DatabaseUnavailable(Exception):
 class Database:
     """The pools of one process: `read()` for a connection in autocommit, `write()` for a unit of work."""
 
-    def __init__(self, url: str, pool_size: int = 10) -> None:
+    def __init__(self, url: str, pool_size: int = 10, waits: Waits = PATIENT) -> None:
         address = make_url(url)
         address = address.set(drivername=_DRIVERS.get(address.drivername, address.drivername))
         self.is_sqlite = address.get_backend_name() == "sqlite"
@@ -70,30 +101,46 @@ class Database:
         """For what keeps a connection for long: a few at a time leave the others theirs."""
         self.long_reads = asyncio.Semaphore(1)
         """For each page of what reads many: they take turns, so that nobody else waits for all of them."""
+        self._waits = waits
+        self._probes: set[asyncio.Task[Any]] = set()
+        self._look: asyncio.Task[bool] | None = None
+        self._heard_at = -math.inf
         if self.is_sqlite:
             options: dict[str, Any] = {
-                "connect_args": {"timeout": BUSY_SECONDS, "async_creator_fn": _open_sqlite},
+                "connect_args": {"timeout": waits.busy, "async_creator_fn": sqlite.open_connection},
                 "hide_parameters": True,
             }
             # One writer a process: the others queue in memory and not in SQLite's unfair busy loop.
-            self._writer = create_async_engine(
-                address, pool_size=1, max_overflow=0, pool_timeout=30, **options
-            )
+            self._writer = create_async_engine(address, pool_size=1, max_overflow=0, **options)
             self._reader = create_async_engine(
                 address, pool_size=pool_size, isolation_level="AUTOCOMMIT", **options
             )
+            self._prober = self._reader
             for engine in (self._writer, self._reader):
-                event.listen(engine.sync_engine, "connect", _prepare_sqlite)
-            event.listen(self._writer.sync_engine, "begin", _begin_immediate)
+                event.listen(engine.sync_engine, "connect", sqlite.prepare)
+            event.listen(self._writer.sync_engine, "begin", sqlite.begin_immediate)
         else:
+            options = {
+                "connect_args": {
+                    "server_settings": _server_settings(waits),
+                    "connection_class": _PromptlyClosed,
+                },
+                "hide_parameters": True,
+            }
             self._writer = create_async_engine(
                 address,
                 pool_size=pool_size,
                 max_overflow=pool_size,
                 isolation_level="READ COMMITTED",
-                hide_parameters=True,
+                **options,
             )
             self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
+            self._prober = create_async_engine(
+                address, poolclass=NullPool, isolation_level="AUTOCOMMIT", **options
+            )
+            event.listen(self._writer.sync_engine, "after_cursor_execute", self._note_answer)
+            event.listen(self._writer.sync_engine, "checkin", _note_use)
+            event.listen(self._writer.sync_engine, "checkout", _try_idle)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -109,22 +156,29 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection in autocommit; each statement sees what was committed before it began."""
-        with _unavailable():
-            async with self._reader.connect() as connection:
+        with _unavailable(retried=False):
+            async with self._connected(self._reader, self._begin_by()) as connection:
                 yield connection
 
     @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
-        """A connection that only reads, and sees the one moment of its first statement throughout."""
+    async def snapshot(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A connection that only reads, and sees the one moment of its first statement throughout.
+
+        `long` lets its statements take longer than those of other requests may.
+        """
         engine = self._reader
         if not self.is_sqlite:
             engine = self._writer.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
-        with _unavailable():
-            async with engine.connect() as connection:
+        with _unavailable(retried=False):
+            async with self._connected(engine, self._begin_by()) as connection:
                 if self.is_sqlite:  # in autocommit SQLAlchemy begins nothing itself
                     await connection.exec_driver_sql("BEGIN")
+                elif long and self._waits.statement:
+                    await connection.exec_driver_sql(
+                        f"SET LOCAL statement_timeout = '{LONG_STATEMENT_SECONDS}s'"
+                    )
                 yield connection
 
     async def write(self, unit: Unit[T]) -> T:
@@ -132,26 +186,115 @@ class Database:
 
         A deadlock, a serialization failure, a busy database or a unique violation runs the whole
         unit again, in a new transaction: by then it sees what the other one has written. After 8
-        attempts it gives up with DatabaseUnavailable, or IntegrityError for a unique violation.
+        attempts, or when it has waited for too long, it gives up with DatabaseUnavailable, or
+        IntegrityError for a unique violation.
         """
+        by = self._begin_by()
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with _unavailable():
-                    async with self._writer.begin() as connection:
+                with _unavailable(retried=True):
+                    async with self._connected(self._writer, by) as connection, connection.begin():
                         return await unit(connection)
             except DBAPIError as error:
                 if not _passes_on_retry(error):
                     raise
-                if attempt == ATTEMPTS:
-                    if isinstance(error, IntegrityError):
-                        raise
+                pause = random.uniform(0, 0.01 * 2**attempt)
+                if attempt == ATTEMPTS and isinstance(error, IntegrityError):
+                    raise
+                if attempt == ATTEMPTS or _now() + pause >= by:
                     raise DatabaseUnavailable from error
                 RETRIES.inc()
-                await asyncio.sleep(random.uniform(0, 0.01 * 2**attempt))
+                await asyncio.sleep(pause)
         raise AssertionError("unreachable")
+
+    async def ask(self, question: Unit[T]) -> T:
+        """What a question is answered on a connection of its own, or DatabaseUnavailable in 2 s.
+
+        However many connections are in use, and whether or not the database says anything at all.
+        """
+
+        async def answer() -> T:
+            with _unavailable(retried=False):
+                async with self._prober.connect() as connection:
+                    return await question(connection)
+
+        task = asyncio.create_task(answer())
+        self._probes.add(task)
+        task.add_done_callback(self._probes.discard)
+        done, _ = await asyncio.wait([task], timeout=PROBE_SECONDS)
+        if not done:
+            task.cancel()
+            raise DatabaseUnavailable from TimeoutError("it does not answer")
+        return task.result()
+
+    def _begin_by(self) -> float:
+        return math.inf if self._waits.begin is None else _now() + self._waits.begin
+
+    @asynccontextmanager
+    async def _connected(self, engine: AsyncEngine, by: float) -> AsyncIterator[AsyncConnection]:
+        """A connection of the pool, got by then and watched."""
+        connection = engine.connect()
+        try:
+            async with asyncio.timeout_at(None if by == math.inf else by):
+                await connection.start()
+        except TimeoutError:
+            raise TimeoutError("no connection in time") from None
+        try:
+            with self._watched(connection):
+                yield connection
+        finally:
+            await asyncio.shield(asyncio.create_task(connection.close()))
+
+    @contextmanager
+    def _watched(self, connection: AsyncConnection) -> Iterator[None]:
+        """Ends a connection whose server is silent; a statement that only takes long is left alone."""
+        if self.is_sqlite or self._waits.begin is None or connection.sync_connection is None:
+            yield
+            return
+        driver_connection = connection.sync_connection.connection.driver_connection
+        watches: list[asyncio.Task[None]] = []
+
+        async def watch() -> None:
+            while self._is_heard() or await asyncio.shield(self._answering()):  # noqa: ASYNC110
+                await asyncio.sleep(SILENCE_SECONDS)
+            driver_connection.terminate()  # type: ignore[union-attr]
+
+        timer = asyncio.get_running_loop().call_later(
+            SILENCE_SECONDS, lambda: watches.append(asyncio.create_task(watch()))
+        )
+        try:
+            yield
+        finally:
+            timer.cancel()
+            for task in watches:
+                task.cancel()
+
+    def _is_heard(self) -> bool:
+        """Whether the database has done anything for this process of late: then it is only busy."""
+        return time.monotonic() - self._heard_at < SILENCE_SECONDS
+
+    def _note_answer(self, *_: object) -> None:
+        self._heard_at = time.monotonic()
+
+    def _answering(self) -> asyncio.Task[bool]:
+        """Whether the database says anything, be it a refusal: one look for all who want to know."""
+
+        async def look() -> bool:
+            try:
+                await self.ask(_say_something)
+            except DatabaseUnavailable as error:
+                return self._is_heard() or not isinstance(error.__cause__, OSError)
+            return True
+
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(look())
+        return self._look
 
     async def dispose(self) -> None:
         """Closes every pooled connection."""
+        for task in self._probes:
+            task.cancel()
+        await asyncio.gather(*self._probes, return_exceptions=True)
         await self._reader.dispose()
         await self._writer.dispose()
 
@@ -163,20 +306,32 @@ class Database:
 
 
 @contextmanager
-def _unavailable() -> Iterator[None]:
-    """Tells a database that is not there from a statement that failed."""
+def _unavailable(*, retried: bool) -> Iterator[None]:
+    """Tells a database that is not there from a statement that failed.
+
+    One that is busy is not there either, unless what waits for it is `retried`.
+    """
     try:
         yield
     except (OSError, PoolTimeout) as error:
-        raise DatabaseUnavailable from error
+        raise DatabaseUnavailable from (error if str(error) else TimeoutError("it does not answer"))
     except DBAPIError as error:
         if (
             error.connection_invalidated
             or _sqlstate(error)[:2] in _SQLSTATES_OF_ABSENCE
             or _sqlite_code(error) & 0xFF in _SQLITE_CODES_OF_ABSENCE
+            or (not retried and _passes_on_retry(error))
         ):
             raise DatabaseUnavailable from error
         raise
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _say_something(connection: AsyncConnection) -> None:
+    await connection.execute(text("SELECT 1"))
 
 
 def _passes_on_retry(error: DBAPIError) -> bool:
@@ -197,53 +352,31 @@ def _sqlite_code(error: DBAPIError) -> int:
     return int(getattr(error.orig, "sqlite_errorcode", 0))
 
 
-async def _open_sqlite(*arguments: Any, **options: Any) -> aiosqlite.Connection:
-    """Where a file cannot be opened, the thread that tried still needs the loop: it is waited for."""
-    connection = aiosqlite.connect(*arguments, **options)
-    connection._thread.daemon = True
+class _PromptlyClosed(asyncpg.Connection):  # type: ignore[misc]
+    """Who closes a connection of a server that hangs does not wait for its farewell for long."""
+
+    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
+        await super().close(timeout=min(timeout or 0.5, 0.5))
+
+
+def _server_settings(waits: Waits) -> dict[str, str]:
+    """What a connection asks of PostgreSQL as it opens: the one place where its timeouts are set."""
+    seconds = {
+        "statement_timeout": waits.statement,
+        "lock_timeout": waits.lock,
+        "idle_in_transaction_session_timeout": waits.idle,
+    }
+    return {name: f"{value * 1000:.0f}" for name, value in seconds.items() if value is not None}
+
+
+def _note_use(_connection: object, record: Any) -> None:
+    record.info["used_at"] = time.monotonic()
+
+
+def _try_idle(connection: Any, record: Any, _: object) -> None:
+    if time.monotonic() - record.info.get("used_at", time.monotonic()) < IDLE_SECONDS:
+        return
     try:
-        return await connection
-    except sqlite3.Error:
-        await asyncio.to_thread(connection._thread.join)
-        raise
-
-
-def _prepare_sqlite(connection: Any, _record: object) -> None:
-    connection.isolation_level = None  # transactions begin where SQLAlchemy says so
-    cursor = connection.cursor()
-    for pragma in (
-        "journal_mode=WAL",
-        "synchronous=FULL",
-        "foreign_keys=ON",
-        "recursive_triggers=ON",  # else REPLACE deletes rows past the triggers that refuse it
-    ):
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-    # SQLite's own lower() knows ASCII alone; searches must find "Ä" by "ä" as on PostgreSQL.
-    connection.create_function("lower", 1, _lower, deterministic=True)
-    # The database's clock under PostgreSQL's name; SQLite's own stops at milliseconds.
-    connection.create_function("statement_timestamp", 0, _clock)
-    connection.create_function("width_bucket", 2, _width_bucket, deterministic=True)
-
-
-def _begin_immediate(connection: Connection) -> None:
-    """Takes the write lock first: a deferred transaction that upgrades is BUSY despite any timeout."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-
-def _clock() -> str:
-    return f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S.%f}"
-
-
-def _width_bucket(operand: str, thresholds: str) -> int:
-    """PostgreSQL's search in an array, here of lines: the place from 1 of the last one not above."""
-    return bisect_right(_lines(thresholds), operand)
-
-
-@lru_cache(maxsize=16)
-def _lines(text: str) -> Sequence[str]:
-    return text.split("\n")
-
-
-def _lower(text: str | None) -> str | None:
-    return None if text is None else text.lower()
+        connection.ping()
+    except Exception as error:  # whatever it is, another connection is opened
+        raise InvalidatePoolError from error

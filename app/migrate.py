@@ -1,5 +1,6 @@
 """Brings a database to the revision this program needs, and tells when it is not there."""
 
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -26,6 +27,7 @@ def _config(connection: Connection | None = None) -> Config:
     return config
 
 
+@cache
 def revision_needed() -> str:
     """The newest revision that this program knows."""
     return ScriptDirectory.from_config(_config()).get_current_head() or ""
@@ -49,14 +51,19 @@ async def migrate(database: Database, revision: str = "head") -> None:
         raise
 
 
-async def check_revision(database: Database) -> None:
-    """Raises WrongRevision unless the database has exactly the revision this program needs."""
+async def find_revision(connection: AsyncConnection) -> str | None:
+    """The revision of the database; None before the first."""
 
     def current(connection: Connection) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
+    return await connection.run_sync(current)
+
+
+async def check_revision(database: Database) -> None:
+    """Raises WrongRevision unless the database has exactly the revision this program needs."""
     async with database.read() as connection:
-        found, needed = await connection.run_sync(current), revision_needed()
+        found, needed = await find_revision(connection), revision_needed()
     if found == needed:
         return
     known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}

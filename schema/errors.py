@@ -10,7 +10,7 @@ from graphql import GraphQLError
 from strawberry.types import ExecutionContext
 from strawberry.utils.str_converters import to_camel_case
 
-from app.billing.errors import BillingError, RequestError, UserErrorCode
+from app.billing.errors import BillingError, RequestError, Unavailable, UserErrorCode
 from app.database import DatabaseUnavailable
 from app.metrics import ERRORS
 
@@ -87,7 +87,8 @@ def explain(cause: BaseException, request_id: str) -> tuple[str, dict[str, Any]]
     if isinstance(cause, RequestError):
         return str(cause), cause.extensions
     if isinstance(cause, DatabaseUnavailable):
-        return "The database cannot be reached at the moment: try again.", {"code": "UNAVAILABLE"}
+        absence = Unavailable("The database cannot be reached at the moment: try again.")
+        return str(absence), absence.extensions
     logger.error("request %s failed", request_id, exc_info=cause)
     message = f"Something went wrong on our side. Quote request {request_id}."
     return message, {"code": "INTERNAL", "requestId": request_id}

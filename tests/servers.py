@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import random
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -49,7 +51,9 @@ def free_port() -> int:
 class Server:
     """A process of `python -m app serve`, on a port that it keeps when it is started again."""
 
-    def __init__(self, database_url: str, before: str | None = None, **others: str) -> None:
+    def __init__(
+        self, database_url: str, before: str | None = None, *options: str, **others: str
+    ) -> None:
         """`before` is Python that runs in the process first."""
         port = free_port()
         program = ["-c", f"{before}\nfrom app.__main__ import main\nmain()"]
@@ -59,6 +63,7 @@ class Server:
             "serve",
             "--port",
             str(port),
+            *(options or ("--drain", "0")),
         ]
         self._environment = _environment(database_url, **others)
         self._place = ("127.0.0.1", port)
@@ -86,6 +91,13 @@ class Server:
             assert time.monotonic() < deadline, "the server does not listen"
             time.sleep(0.02)
 
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def exit_code(self) -> int:
+        """Once it has ended."""
+        return self._process.wait(60)
+
     def kill(self) -> None:
         """SIGKILL: it ends where it stands."""
         self._process.kill()
@@ -106,10 +118,13 @@ class Server:
 
 @contextmanager
 def running(
-    database_url: str, processes: int = 1, before: str | None = None, **others: str
+    database_url: str, processes: int = 1, before: str | None = None, *options: str, **others: str
 ) -> Iterator[list[Server]]:
-    """So many processes on one database; `others` are further settings."""
-    servers = [Server(database_url, before, **others) for _ in range(processes)]
+    """So many processes on one database; without options of their own they do not drain.
+
+    `others` are further settings.
+    """
+    servers = [Server(database_url, before, *options, **others) for _ in range(processes)]
     try:
         for server in servers:
             server.wait_until_it_listens()
@@ -184,8 +199,13 @@ class Servers:
         return [task.result() for task in tasks]
 
     async def ask(self, request: Request, place: int = 0) -> Any:
-        """The answer without errors."""
-        body = (await self.post(request, place)).json()
+        """The answer without errors; who is told to try again does so, under the same key."""
+        for _ in range(20):
+            body = (await self.post(request, place)).json()
+            told = [error["extensions"] for error in body.get("errors", ())]
+            if not told or told[0]["code"] != "UNAVAILABLE":
+                break
+            await asyncio.sleep(random.uniform(0.5, 1) * told[0]["retryAfter"])
         assert "errors" not in body, body
         return next(iter(body["data"].values()))
 

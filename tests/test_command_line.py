@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import uvicorn
 from rich.progress import Progress
 
-from app import logs
+from app import process
 from app.auth import Authenticator
 from app.billing.enums import UserKind
 from app.billing.models import mandates, transactions, users
@@ -309,10 +308,10 @@ NO_MAIL = "BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.\n"
 
 
 @pytest.fixture
-def served(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def served(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """With what the server would have been started."""
-    calls: list[dict[str, Any]] = []
-    monkeypatch.setattr(uvicorn, "run", lambda app, **options: calls.append({"app": app} | options))
+    calls: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(process, "serve", lambda *options: calls.append(options))
     return calls
 
 
@@ -321,32 +320,22 @@ def free_port() -> str:
         return str(taken.getsockname()[1])
 
 
-def test_serve(billing: Billing, served: list[dict[str, Any]]) -> None:
+def test_serve(billing: Billing, served: list[tuple[Any, ...]]) -> None:
     port = free_port()
     assert billing("serve", "--port", port, "--workers", "2") == (0, "", NO_MAIL)
     [options] = served
-    assert options == {
-        "app": "app.server:create_app",
-        "factory": True,
-        "host": "127.0.0.1",
-        "port": int(port),
-        "workers": 2,
-        "timeout_graceful_shutdown": 30,
-        "log_config": logs.configuration(load_settings()),
-        "access_log": False,
-        "server_header": False,
-    }
+    assert options == (load_settings(), "127.0.0.1", int(port), 2, 5)
 
 
 def test_serve_with_a_mail_server(
-    billing: Billing, served: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    billing: Billing, served: list[tuple[Any, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BILLING_SMTP_URL", "smtp://mail.example.com")
     assert billing("serve", "--port", free_port()) == (0, "", "")
     assert len(served) == 1
 
 
-def test_serve_where_something_listens(billing: Billing, served: list[dict[str, Any]]) -> None:
+def test_serve_where_something_listens(billing: Billing, served: list[tuple[Any, ...]]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         assert billing("serve", "--port", port) == failure(
@@ -356,7 +345,7 @@ def test_serve_where_something_listens(billing: Billing, served: list[dict[str, 
 
 
 def test_serve_demo_prints_a_token_for_each_role(
-    billing: Billing, on_database: OnDatabase, served: list[dict[str, Any]]
+    billing: Billing, on_database: OnDatabase, served: list[tuple[Any, ...]]
 ) -> None:
     people = ["demo-sysadmin", "university-admin", "member-one", "gateway"]
     for user_id in people:
@@ -383,7 +372,7 @@ def in_production(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_demo_in_production(
     billing: Billing,
     on_database: OnDatabase,
-    served: list[dict[str, Any]],
+    served: list[tuple[Any, ...]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     in_production(monkeypatch)

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 import app.database
-from app.database import Database, DatabaseUnavailable
+from app.database import Database, DatabaseUnavailable, Waits
 from tests.world import fresh
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("loop_outlives_sqlite")]
@@ -31,16 +31,15 @@ async def stored(database: Database) -> list[Any]:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three attempts, without waiting long for any lock."""
+    """Three attempts, one soon after the other."""
     monkeypatch.setattr(app.database, "ATTEMPTS", 3)
-    monkeypatch.setattr(app.database, "BUSY_SECONDS", 0.05)
     monkeypatch.setattr("random.uniform", lambda least, most: 0.02)
 
 
 @pytest.fixture
 async def second(database_url: str, quick: None) -> AsyncIterator[Database]:
     """The pools of another process on the same database."""
-    async with Database(database_url, pool_size=1) as database:
+    async with Database(database_url, pool_size=1, waits=Waits(busy=0.05)) as database:
         yield database
 
 

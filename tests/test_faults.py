@@ -206,7 +206,7 @@ async def test_no_request_but_one_meets_what_has_ended(
         assert codes(answers) in ([DONE] * 10, [UNAVAILABLE] + [DONE] * 9)
 
 
-HASTY = "import app.database as d; d.BUSY_SECONDS = 0.1; d.ATTEMPTS = 2"
+HASTY = "import app.database as d; d.PROMPT = d.Waits(busy=0.1, begin=0.2)"
 
 
 @on_sqlite

@@ -3,6 +3,9 @@
 from enum import StrEnum
 from typing import Any
 
+RETRY_SECONDS = 2
+"""When it is worth trying again after UNAVAILABLE."""
+
 
 class UserErrorCode(StrEnum):
     """What a caller can put right. A mutation returns it in `userErrors`."""
@@ -79,6 +82,10 @@ class Unavailable(RequestError):
     """Something that the answer needs cannot be reached; the same request may succeed later."""
 
     code = "UNAVAILABLE"
+
+    @property
+    def extensions(self) -> dict[str, Any]:
+        return {**super().extensions, "retryAfter": RETRY_SECONDS}
 
 
 class RateLimited(RequestError):

@@ -1,5 +1,6 @@
 """The HTTP server: GraphQL and exports over one database. The only package that imports the schema."""
 
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -8,7 +9,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 
 from app.config import Settings, load_settings
-from app.database import Database
+from app.database import PROMPT, Database, DatabaseUnavailable
 from app.dispatcher import dispatching
 from app.export import ExportKind
 from app.migrate import check_revision
@@ -18,26 +19,41 @@ from app.server.door import Doorkeeper
 from app.server.exports import export
 from app.server.metrics import metrics
 from app.server.middleware import surround
+from app.server.probes import Probes
 from app.server.view import GraphQLView
 from schema import schema
 
+logger = logging.getLogger("billing.server")
+
 
 def create_app(settings: Settings | None = None) -> Starlette:
-    """The application; it starts only on a database of the revision it needs."""
+    """The application; it starts on a database of the revision it needs, or on none.
+
+    A worker that takes the place of another one while the database is away waits for it as the
+    others do: until then it is not ready.
+    """
     settings = settings or load_settings()
-    database = Database(settings.database_url)
+    database = Database(settings.database_url, waits=PROMPT)
     limiter = RateLimiter(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         async with database, limiter:
-            await check_revision(database)
+            try:
+                await check_revision(database)
+            except DatabaseUnavailable:
+                logger.warning("The database cannot be reached: the server is not ready yet.")
             async with dispatching(settings, database):
                 yield
 
     door = Doorkeeper(settings, database)
     view = GraphQLView(settings, database, door, limiter)
-    routes = [Route("/graphql", view, methods=["GET", "POST"])]
+    probes = Probes(database)
+    routes = [
+        Route("/graphql", view, methods=["GET", "POST"]),
+        Route("/livez", probes.livez, methods=["GET"]),
+        Route("/readyz", probes.readyz, methods=["GET"]),
+    ]
     for kind in ExportKind:
         endpoint = partial(export, kind=kind, database=database, door=door)
         routes.append(Route(f"/export/{kind}.csv", endpoint, methods=["GET"]))

@@ -64,7 +64,7 @@ async def check_ledger(
         if not await sees(connection, viewer, mandate_id):
             return None
         viewer.require_admin(mandate_id)
-    async with database.long_work, database.snapshot() as connection:
+    async with database.long_work, database.snapshot(long=True) as connection:
         check = await verify_ledger(connection, mandate_id)
         return check, await _wrong_accounts(connection, check)
 

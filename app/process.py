@@ -1,0 +1,133 @@
+"""The processes of a server: how they come to listen, drain, and end with exit code 0."""
+
+import math
+import os
+import signal
+import socket
+import sys
+import time
+from contextlib import suppress
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.config import STARTUP_FAILURE
+from uvicorn.supervisors import multiprocess
+
+from app import logs, metrics
+from app.config import Settings
+
+_DEADLINE_SECONDS = 30
+"""How long the end of the server waits for requests under way, such as a slow download."""
+_ONE_CTRL_C_SECONDS = 0.5
+"""Within it, a worker gets the same Ctrl-C twice: from the terminal, and passed on."""
+
+
+class _Config(uvicorn.Config):
+    drain = 0.0
+    """For how long a process goes on serving after SIGTERM."""
+
+
+class _Server(uvicorn.Server):
+    """After SIGTERM it is not ready any more, but goes on serving for a while.
+
+    Whoever sends requests here has time to notice. A second signal, or SIGINT, cuts it short, and
+    another SIGINT then the requests under way.
+    """
+
+    config: _Config
+    _drained_at = math.inf
+    _ending_since = math.inf
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        # The signals are not kept, with which uvicorn would end the process once more.
+        if self.should_exit:
+            since = time.monotonic() - self._ending_since
+            self.force_exit |= sig == signal.SIGINT and since > _ONE_CTRL_C_SECONDS
+        elif sig == signal.SIGTERM and self.started and self._drained_at == math.inf:
+            self._drained_at = time.monotonic() + self.config.drain
+            self.lifespan.state["draining"] = True
+        else:
+            self.should_exit = True
+            self._ending_since = time.monotonic()
+
+    async def on_tick(self, counter: int) -> bool:
+        if time.monotonic() >= self._drained_at and not self.should_exit:
+            self.should_exit = True
+            self._ending_since = time.monotonic()
+        return await super().on_tick(counter)
+
+
+class _Worker(multiprocess.Process):
+    @property
+    def server(self) -> uvicorn.Server:
+        if self._server is None:
+            self._server = _Server(self.config)
+        return self._server
+
+
+class _Workers(multiprocess.Multiprocess):
+    """Passes each signal on at once, also to those that drain already."""
+
+    def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
+        super().__init__(config, sockets)
+        self._told: set[Any] = set()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._pass_on)
+
+    def _pass_on(self, sig: int, _: FrameType | None) -> None:
+        self.should_exit.set()
+        for worker in self.processes:
+            self._told.add(worker)
+            if worker.pid is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(worker.pid, sig)
+
+    def terminate_all(self) -> None:
+        for listener in self.sockets:  # else who connects to it waits for nobody
+            listener.close()
+        for worker in self.processes:
+            if worker not in self._told:
+                worker.terminate()
+
+
+def serve(settings: Settings, host: str, port: int, workers: int, drain: float) -> None:
+    """Serves until a signal ends it; SystemExit where the server cannot start."""
+    config = _Config(
+        "app.server:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        workers=workers,
+        timeout_graceful_shutdown=_DEADLINE_SECONDS,
+        log_config=logs.configuration(settings),
+        access_log=False,
+        server_header=False,
+    )
+    config.drain = drain
+    with metrics.shared(workers if settings.metrics else 1):
+        if not _run(config):
+            sys.exit(1)
+
+
+def _run(config: _Config) -> bool:
+    """Whether it has started; it returns when all has ended."""
+    if config.workers == 1:
+        server = _Server(config)
+        server.run()
+        return server.started
+    multiprocess.Process = _Worker  # type: ignore[misc]  # the supervisor has no hook for it
+    supervisor = _Workers(config, [config.bind_socket()])
+    supervisor.run()
+    return all(worker.exitcode != STARTUP_FAILURE for worker in supervisor.processes)
+
+
+def check_free(host: str, port: int) -> None:
+    """OSError where the address is taken: in one line what the server would tell in many."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        raise OSError(f"Cannot listen on {host}, port {port}: {error.strerror}") from None
