@@ -45,8 +45,8 @@ PAGE = """query(
 NESTED = """query($id: ID!, $first: Int) { transactions(mandateId: $id, first: $first) { nodes {
     amount
     user { displayName email } actor { displayName } mandate { name timeZone }
-    account { balance warningThreshold user { displayName } mandate { name } }
-    reverses { id user { id } } reversedBy { id actor { id } account { id } }
+    account { balance warningThreshold user { displayName } }
+    reverses { id user { id } } reversedBy { id actor { id } }
 } } }"""
 
 

@@ -64,7 +64,7 @@ async def rows(
 def refusal(response: httpx.Response) -> tuple[int, str]:
     [error] = response.json()["errors"]
     assert error["message"]
-    assert response.headers["Content-Type"] == "application/json"
+    assert response.headers["Content-Type"] == "application/json; charset=utf-8"
     assert "Content-Disposition" not in response.headers
     return response.status_code, error["extensions"]["code"]
 

@@ -493,6 +493,9 @@ async def test_the_api_while_the_issuer_is_down(database_url: str) -> None:
             await api.client.get("/export/usage.csv?mandateId=acme", headers=bearer),
         ):
             [error] = answer.json()["errors"]
-            assert (answer.status_code, error["extensions"]) == (503, {"code": "UNAVAILABLE"})
+            assert (answer.status_code, error["extensions"]) == (
+                503,
+                {"code": "UNAVAILABLE", "retryAfter": 2},
+            )
         answered = await api("gateway", "{ __typename }")
         assert answered.codes == ["UNAUTHENTICATED"]  # its token is good; nobody added it

@@ -172,7 +172,7 @@ async def test_a_limit_is_open_again_when_it_resets(
         def now(cls, tz: Any = None) -> Any:
             return cls.instant.astimezone(tz)
 
-    monkeypatch.setattr("app.database.datetime", Clock)
+    monkeypatch.setattr("app.sqlite.datetime", Clock)
     await add_mandate(database, time_zone=zone)
     await limit(database, 5, period)
     assert await spends(database, 5, NANO) == [RECORDED, LIMIT]

@@ -12,7 +12,9 @@ ROOT = Path(__file__).parent.parent
 LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 WANTED = [
-    Requirement(text) for text in PROJECT["dependencies"] + PROJECT["optional-dependencies"]["dev"]
+    Requirement(text)
+    for group in (PROJECT["dependencies"], *PROJECT["optional-dependencies"].values())
+    for text in group
 ]
 ENTRIES = re.split(r"\n(?=\S)", LOCK.replace(" \\\n", " ").strip())
 """A pinned requirement with its hashes, and behind it comments that say who needs it."""

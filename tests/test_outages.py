@@ -89,7 +89,7 @@ async def api(postgres: Postgres) -> AsyncIterator[Api]:
             found = await connection.scalar(text("SELECT count(*) FROM mandate"))
         if not found:
             await add_people(database)
-    async with serving(Settings(database_url=postgres.address)) as api:
+    async with serving(Settings(database_url=postgres.address, rate_limits=False)) as api:
         yield api
 
 
@@ -177,7 +177,7 @@ async def test_a_lock_that_is_not_had_in_time(database: Database, database_url: 
     await add_people(database, model=BillingModel.PREPAY_MANDATE)
     await credit(database, 1)
     wanted = {"mandateId": MANDATE, "amount": "1", "idempotencyKey": "once"}
-    async with serving(Settings(database_url=database_url)) as api:
+    async with serving(Settings(database_url=database_url, rate_limits=False)) as api:
         async with database.engine.begin() as locking:
             await locking.execute(select(accounts).with_for_update())
             status, codes, seconds = await ask(api, WRITE, input=wanted)
