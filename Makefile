@@ -1,4 +1,4 @@
-# Each target sets up what it needs: Python 3.11 or newer and make are enough.
+# Each target sets up what it needs with Python 3.11 or newer and make; test also needs redis-server, suites Node.js.
 PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1

@@ -89,6 +89,13 @@ _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 class DatabaseUnavailable(Exception):
     """The database cannot be reached or stayed busy; nothing is known to have been written."""
 
+    @property
+    def reason(self) -> str:
+        """What was the matter, for the log: names and codes, never words, which may quote a row."""
+        cause = getattr(self.__cause__, "orig", None) or self.__cause__
+        code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+        return f"{type(cause).__name__} {code or ''}".rstrip()
+
 
 class Database:
     """The pools of one process: `read()` for a connection in autocommit, `write()` for a unit of work."""
@@ -115,8 +122,10 @@ class Database:
             self._reader = create_async_engine(
                 address, pool_size=pool_size, isolation_level="AUTOCOMMIT", **options
             )
-            self._prober = self._reader
-            for engine in (self._writer, self._reader):
+            self._prober = create_async_engine(
+                address, poolclass=NullPool, isolation_level="AUTOCOMMIT", **options
+            )
+            for engine in (self._writer, self._reader, self._prober):
                 event.listen(engine.sync_engine, "connect", sqlite.prepare)
             event.listen(self._writer.sync_engine, "begin", sqlite.begin_immediate)
         else:

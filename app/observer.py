@@ -6,7 +6,7 @@ from app.billing import held, outbox
 from app.billing.enums import Channel
 from app.billing.verify import DriftCheck
 from app.database import Database
-from app.metrics import CHECKED, DRIFT, OPEN_HOLDS, OUTBOX, OUTBOX_AGE, observe_pools
+from app.metrics import CHECKED, DRIFT, OPEN_HOLDS, OUTBOX, OUTBOX_AGE
 
 DRIFT_SECONDS = 0.2
 """How long one look may go on from account to account; the next look goes on from there."""
@@ -20,7 +20,6 @@ class Observer:
         self._drift = DriftCheck()
 
     async def look(self) -> None:
-        observe_pools(self._database.engines)
         async with self._database.read() as connection:
             OPEN_HOLDS.set(await held.count_open(connection))
             waiting = await outbox.waiting(connection)

@@ -1,5 +1,6 @@
 """The processes of a server: how they come to listen, drain, and end with exit code 0."""
 
+import logging
 import math
 import os
 import signal
@@ -16,6 +17,8 @@ from uvicorn.supervisors import multiprocess
 
 from app import logs, metrics
 from app.config import Settings
+
+logger = logging.getLogger("billing.process")
 
 _DEADLINE_SECONDS = 30
 """How long the end of the server waits for requests under way, such as a slow download."""
@@ -45,6 +48,7 @@ class _Server(uvicorn.Server):
             since = time.monotonic() - self._ending_since
             self.force_exit |= sig == signal.SIGINT and since > _ONE_CTRL_C_SECONDS
         elif sig == signal.SIGTERM and self.started and self._drained_at == math.inf:
+            logger.info("draining for %g seconds", self.config.drain)
             self._drained_at = time.monotonic() + self.config.drain
             self.lifespan.state["draining"] = True
         else:

@@ -11,13 +11,12 @@ import time
 from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
-from limits import RateLimitItem, RateLimitItemPerMinute
+from limits import RateLimitItem, RateLimitItemPerMinute, WindowStats
 from limits.aio.storage import MemoryStorage, RedisStorage
-from limits.aio.storage.redis.redispy import RedispyBridge
 from limits.aio.strategies import MovingWindowRateLimiter
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import BlockingConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
@@ -35,7 +34,6 @@ PAUSE_SECONDS = 10.0
 SWEEP_SECONDS = 60.0
 """How often the memory gives back what has expired."""
 
-_MINUTE = 60
 _CONNECTIONS = 20
 _BALANCES = frozenset({"balance", "providers"})
 _SPENDS = frozenset({"recordUsage", "createHold", "settleHold", "releaseHold", "spendCheck"})
@@ -108,17 +106,23 @@ class RateLimiter:
             for name, is_write in fields
             if (limit := self._limit(viewer, name, is_write)) is not None
         }
-        keys = [(limit.key_for(name, viewer.user_id), limit) for name, limit in limits.items()]
-        windows = await self._ask(lambda window: _read(window, keys))
-        now = time.time()
+
+        async def read(window: MovingWindowRateLimiter) -> list[WindowStats]:
+            return await asyncio.gather(
+                *(window.get_window_stats(limits[name], name, viewer.user_id) for name in limits)
+            )
+
+        now = datetime.now(UTC)
         return [
             Allowance(
                 name,
                 limit.amount,
-                limit.amount - calls,
-                datetime.fromtimestamp(started + _MINUTE if calls else now, UTC),
+                stats.remaining,
+                datetime.fromtimestamp(stats.reset_time, UTC)
+                if stats.remaining < limit.amount
+                else now,
             )
-            for (name, limit), (started, calls) in zip(limits.items(), windows, strict=True)
+            for (name, limit), stats in zip(limits.items(), await self._ask(read), strict=True)
         ]
 
     def _limit(self, viewer: Viewer, field: str, is_write: bool) -> RateLimitItem | None:
@@ -197,18 +201,3 @@ async def _in_time(asking: Coroutine[Any, Any, T]) -> T:
             task.add_done_callback(lambda task: task.cancelled() or task.exception())
             task.cancel()
     raise TimeoutError
-
-
-async def _read(
-    window: MovingWindowRateLimiter, keys: Iterable[tuple[str, RateLimitItem]]
-) -> list[tuple[float, int]]:
-    """When each window began, and the calls in it; from Redis all at once."""
-    storage = window.storage
-    if isinstance(storage, MemoryStorage):
-        return [await storage.get_moving_window(key, limit.amount, _MINUTE) for key, limit in keys]
-    bridge = cast("RedispyBridge", cast("RedisStorage", storage).bridge)
-    pipeline: Any = cast("Redis", bridge.get_connection()).pipeline(transaction=False)
-    for key, limit in keys:
-        arguments = [time.time() - _MINUTE, limit.amount]
-        await bridge.lua_moving_window([bridge.prefixed_key(key)], arguments, client=pipeline)
-    return [(float(row[0]), row[1]) if row else (0, 0) for row in await pipeline.execute()]

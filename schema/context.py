@@ -30,7 +30,7 @@ class Context:
     @property
     def viewer(self) -> Viewer:
         if self.known_viewer is None:
-            raise Unauthenticated("Send a token: Authorization: Bearer …")
+            raise Unauthenticated
         return self.known_viewer
 
     @cached_property

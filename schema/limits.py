@@ -51,7 +51,7 @@ class Size(NamedTuple):
     """What a selection comes to."""
 
     fields: int = 0
-    mutations: int = 0
+    own_fields: int = 0
     """Fields of the selection itself, without those within them."""
     aliases: int = 0
     depth: int = 0
@@ -75,7 +75,7 @@ def measure(
     ):
         _check(value, limit, what)
     if operation.operation is OperationType.MUTATION:
-        _check(size.mutations, MAX_MUTATIONS, "mutations")
+        _check(size.own_fields, MAX_MUTATIONS, "mutations")
     if size.cost > MAX_COST:
         raise TooComplex(
             f"The operation costs {min(size.cost, 10**9):,} points, of at most {MAX_COST:,}: ask for"
@@ -118,9 +118,9 @@ class _Measure:
         parts = [self._node(parent, node) for node in nodes]
         if not parts:
             return Size()
-        fields, mutations, aliases, depths, cost, row_cost = zip(*parts, strict=True)
+        fields, own_fields, aliases, depths, cost, row_cost = zip(*parts, strict=True)
         return Size(
-            sum(fields), sum(mutations), sum(aliases), max(depths), sum(cost), sum(row_cost)
+            sum(fields), sum(own_fields), sum(aliases), max(depths), sum(cost), sum(row_cost)
         )
 
     def _node(self, parent: GraphQLNamedType | None, node: SelectionNode) -> Size:
@@ -159,7 +159,7 @@ class _Measure:
         is_introspection = name.startswith("__")
         return Size(
             fields=1 + inner.fields,
-            mutations=1,
+            own_fields=1,
             aliases=inner.aliases + (node.alias is not None),
             depth=0 if is_introspection else 1 + inner.depth,
             cost=0 if is_introspection else cost,

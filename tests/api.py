@@ -1,8 +1,8 @@
 """The API as its clients meet it: requests over HTTP with a bearer token, and what they cost."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
@@ -30,6 +30,7 @@ class Answer:
     status: int
     data: Any
     errors: list[dict[str, Any]]
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def codes(self) -> list[str]:
@@ -53,7 +54,9 @@ class Api:
             headers=self.bearer(user_id) if user_id else {},
         )
         body = response.json()
-        return Answer(response.status_code, body.get("data"), body.get("errors", []))
+        return Answer(
+            response.status_code, body.get("data"), body.get("errors", []), response.headers
+        )
 
     async def read(self, user_id: str, query: str, /, **variables: Any) -> Any:
         """The data of an answer without errors; of its root field alone, where it has one."""

@@ -98,7 +98,8 @@ async def ask(api: Api, query: str, **variables: Any) -> tuple[int, list[str], f
     begun = time.monotonic()
     answer = await api("root", query, **variables)
     if answer.status == 503:
-        assert all(error["extensions"]["retryAfter"] > 0 for error in answer.errors)
+        assert all(error["extensions"]["retryAfter"] == 2 for error in answer.errors)
+        assert answer.headers["Retry-After"] == "2"
     return answer.status, answer.codes, time.monotonic() - begun
 
 
@@ -170,6 +171,21 @@ async def test_a_pool_that_is_used_up(database_url: str) -> None:
             await connection.close()
         async with database.read() as connection:
             assert await connection.scalar(text("SELECT 1")) == 1
+
+
+@on_postgresql
+async def test_a_request_while_the_pool_is_used_up(
+    database: Database, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_people(database)
+    async with Database(database_url, pool_size=1, waits=PROMPT) as used_up:
+        monkeypatch.setattr("app.server.Database", lambda url, waits: used_up)
+        async with serving(Settings(rate_limits=False)) as api:
+            async with used_up.read(), used_up.read():
+                status, codes, seconds = await ask(api, READ)
+                assert (status, codes, seconds < 5) == (503, ["UNAVAILABLE"], True)
+                assert (await api.client.get("/readyz")).status_code == 200
+            assert (await ask(api, READ))[:2] == (200, [])
 
 
 @on_postgresql

@@ -105,6 +105,26 @@ async def test_a_request_under_way_is_answered_in_full(database_url: str, worker
         assert await asyncio.to_thread(server.exit_code) == 0
 
 
+@on_sqlite
+def test_what_is_not_done_by_the_deadline_is_told_so(database_url: str) -> None:
+    brief = "from app import process; process._DEADLINE_SECONDS = 1"
+    with running(database_url, 1, brief, "--drain", "0") as [server]:
+        url = httpx.URL(server.address)
+        with socket.create_connection((url.host, url.port or 0)) as client:
+            client.sendall(
+                b"POST /graphql HTTP/1.1\r\nHost: billing\r\nX-Request-Id: abc\r\n"
+                b"Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{"
+            )
+            time.sleep(0.5)
+            server.signal(signal.SIGTERM)
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 503 ")
+        assert b"UNAVAILABLE" in answer
+        assert b"x-request-id: abc" in answer.lower()
+        assert b"retry-after: 2" in answer.lower()
+        assert server.exit_code() == 0
+
+
 async def until_refused(server: Server) -> None:
     """No connection is taken any more."""
     url = httpx.URL(server.address)

@@ -141,11 +141,14 @@ async def test_each_alias_is_a_call_and_one_too_many_is_refused_alone(
         seconds = error["extensions"].pop("retryAfter")
         assert error["extensions"] == {"code": "RATE_LIMITED"}
         assert seconds in (59, 60)
+        assert (answer.status, answer.headers["Retry-After"]) == (200, str(seconds))
         assert error["message"] == (
             f"You may ask for balance 2 times a minute: try again in {seconds} s."
         )
         assert (await api("ada", f"{{ {BALANCE} }}")).errors == []
-        assert (await api("alice", f"{{ {BALANCE} }}")).codes == ["RATE_LIMITED"]
+        alone = await api("alice", f"{{ {BALANCE} }}")
+        assert (alone.status, alone.codes) == (429, ["RATE_LIMITED"])
+        assert int(alone.headers["Retry-After"]) in (59, 60)
         left = remaining(await api("alice", LEFT))
         assert (left["balance"], left["providers"], left["balances"]) == (0, 1, 30)
 

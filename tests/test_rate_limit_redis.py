@@ -108,18 +108,6 @@ async def test_a_limit_outlives_a_process(redis: RedisServer) -> None:
         assert await passed(limiter, 3) == LIMIT - 3
 
 
-async def test_what_is_left_is_read_at_once(redis: RedisServer) -> None:
-    async with limiting(redis) as limiter:
-        fields = [(f"field{place}", False) for place in range(30)]
-        await limiter.allowances(ALICE, fields)
-        await limiter.admit(ALICE, "field3", is_write=False)
-        before = figure(redis, "total_reads_processed")
-        found = await limiter.allowances(ALICE, fields)
-        reads = figure(redis, "total_reads_processed") - before  # two are those of the figures
-    assert [one.remaining for one in found] == [29 if place == 3 else 30 for place in range(30)]
-    assert reads <= 4
-
-
 async def test_the_connections_are_closed_at_the_end(redis: RedisServer) -> None:
     async with limiting(redis) as limiter:
         await asyncio.gather(*(passed(limiter, 1) for _ in range(100)))

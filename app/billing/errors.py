@@ -65,6 +65,9 @@ class Unauthenticated(RequestError):
 
     code = "UNAUTHENTICATED"
 
+    def __init__(self, message: str = "Send a token: Authorization: Bearer …") -> None:
+        super().__init__(message)
+
 
 class Forbidden(RequestError):
     """The viewer is known and may not do this."""

@@ -30,10 +30,10 @@ def answer(body: Mapping[str, Any], media_type: str = JSON, status: int | None =
 
 
 def _status(body: Mapping[str, Any], codes: set[str | None], media_type: str) -> int:
-    """An operation that has answered anything is a success: clients drop the data of a failure."""
+    """One that answered part of what was asked in spite of a rate limit is no failure, whose data clients drop."""
     answered = any(value is not None for value in (body.get("data") or {}).values())
     for code, status in STATUS.items():
-        if code in codes and (not answered or status == 401):
+        if code in codes and not (answered and code == "RATE_LIMITED"):
             return status
     # Who accepts application/json alone expects 200 for whatever is GraphQL.
     return 400 if "data" not in body and media_type == GRAPHQL_JSON else 200

@@ -20,7 +20,7 @@ class Doorkeeper:
             return None
         scheme, _, token = authorization.partition(" ")
         if scheme.lower() != "bearer":
-            raise Unauthenticated("Send a token as: Authorization: Bearer …")
+            raise Unauthenticated
         user_id = await self._authenticator.subject(token.strip())
         async with self._database.read() as connection:
             return await load_viewer(connection, user_id)

@@ -47,7 +47,7 @@ async def export(
     try:
         viewer = await door.viewer(request.headers.get("authorization"))
         if viewer is None:
-            raise Unauthenticated("Send a token: Authorization: Bearer …")
+            raise Unauthenticated
         parameters = request.query_params.multi_items()
         wanted = await open_export(database, viewer, kind, parameters)
     except BillingError as error:

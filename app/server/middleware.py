@@ -4,6 +4,7 @@ It stands outside of all else, so that no answer passes it by. Plain ASGI: Starl
 BaseHTTPMiddleware runs requests in tasks of their own, which leak what they hold when a client leaves.
 """
 
+import asyncio
 import logging
 import re
 import uuid
@@ -16,9 +17,11 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import logs
+from app.billing.errors import Unavailable
 from app.config import Environment, Settings
 from app.database import Database
 from app.metrics import REQUESTS
+from app.server.answers import explained
 from app.tracing import traced
 
 UNMATCHED = "unmatched"
@@ -69,6 +72,11 @@ class RequestMiddleware:
         with logs.request(request_id):
             try:
                 await self._app(scope, receive, send_marked)
+            except asyncio.CancelledError:
+                if status != GONE:
+                    raise
+                refused = Unavailable("The server is ending: send the request again.")
+                await explained(refused)(scope, receive, send_marked)
             except Exception:
                 if status == GONE:  # nothing was answered: the server does it, and logs the rest
                     status = 500

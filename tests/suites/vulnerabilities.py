@@ -7,9 +7,7 @@ import sys
 from pathlib import Path
 
 UNREACHABLE = "The vulnerability service cannot be reached: no package was audited."
-_UNREACHED = re.compile(
-    r"Connect\w*Error|ConnectTimeout|ServiceError|ReadTimeout|ProxyError|connect"
-)
+_UNREACHED = re.compile(r"Could not connect|ConnectionError|ConnectTimeout|ReadTimeout|ProxyError")
 
 
 def main(file: str) -> None:
