@@ -52,9 +52,15 @@ class Server:
     """A process of `python -m app serve`, on a port that it keeps when it is started again."""
 
     def __init__(
-        self, database_url: str, before: str | None = None, *options: str, **others: str
+        self,
+        database_url: str,
+        before: str | None = None,
+        *options: str,
+        output: Path | None = None,
+        **others: str,
     ) -> None:
-        """`before` is Python that runs in the process first."""
+        """`before` is Python that runs in the process first; `output` keeps all that it writes."""
+        self._output = output
         port = free_port()
         program = ["-c", f"{before}\nfrom app.__main__ import main\nmain()"]
         self._command = [
@@ -71,11 +77,13 @@ class Server:
         self._start()
 
     def _start(self) -> None:
-        self._process = subprocess.Popen(
-            self._command,
-            env=self._environment,
-            stdout=subprocess.DEVNULL,  # a line for each request
-        )
+        with (self._output or Path(os.devnull)).open("ab") as output:
+            self._process = subprocess.Popen(
+                self._command,
+                env=self._environment,
+                stdout=output,
+                stderr=output if self._output else None,
+            )
 
     @property
     def pid(self) -> int:
@@ -118,13 +126,20 @@ class Server:
 
 @contextmanager
 def running(
-    database_url: str, processes: int = 1, before: str | None = None, *options: str, **others: str
+    database_url: str,
+    processes: int = 1,
+    before: str | None = None,
+    *options: str,
+    output: Path | None = None,
+    **others: str,
 ) -> Iterator[list[Server]]:
     """So many processes on one database; without options of their own they do not drain.
 
     `others` are further settings.
     """
-    servers = [Server(database_url, before, *options, **others) for _ in range(processes)]
+    servers = [
+        Server(database_url, before, *options, output=output, **others) for _ in range(processes)
+    ]
     try:
         for server in servers:
             server.wait_until_it_listens()

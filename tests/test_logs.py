@@ -20,7 +20,8 @@ from app.billing.models import users
 from app.config import Settings
 from app.database import Database
 from tests.api import Api, add_people
-from tests.observed import PRODUCTION, observed
+from tests.servers import running
+from tests.test_config import PRODUCTION
 from tests.world import add_user
 
 pytestmark = pytest.mark.anyio
@@ -216,17 +217,22 @@ async def test_what_a_server_writes(
     await add_people(database)
     options = Settings()
     if in_production:
-        options = Settings(jwt_secret=SecretStr(PRODUCTION["BILLING_JWT_SECRET"]))
+        options = Settings(
+            jwt_secret=SecretStr(PRODUCTION["BILLING_JWT_SECRET"]),
+            jwt_audience=PRODUCTION["BILLING_JWT_AUDIENCE"],
+            jwt_issuer=PRODUCTION["BILLING_JWT_ISSUER"],
+        )
     token = issue_token(options, "root", 60)
     bearer = {"Authorization": f"Bearer {token}"}
     output = tmp_path / "log"
     document = 'query Providers($id: ID!) { providers(mandateId: $id) balance(mandateId: "hunter2xyzzy") { held } }'
-    with observed(
+    with running(
         database_url,
-        output,
-        before=FAILING if in_production else None,
-        settings=PRODUCTION if in_production else None,
-    ) as server:
+        1,
+        FAILING if in_production else None,
+        output=output,
+        **(PRODUCTION if in_production else {}),
+    ) as [server]:
         async with httpx.AsyncClient(base_url=server.address) as client:
             asked: dict[str, Any] = {"query": document, "variables": {"id": SECRET}}
             named = bearer | {"X-Request-Id": "first"}
@@ -254,6 +260,7 @@ async def test_what_a_server_writes(
     assert {entry["logger"] for entry in entries} == {
         "uvicorn.error",
         "billing.access",
+        "billing.process",
         "billing.schema",
     }
     requests = [entry for entry in entries if entry["logger"] == "billing.access"]

@@ -22,8 +22,8 @@ from app.database import Database, DatabaseUnavailable
 from app.observer import Observer
 from app.server.door import Doorkeeper
 from tests.api import Api, add_people, serving, statements
-from tests.observed import observed
 from tests.outbox import WEBHOOK, put
+from tests.servers import running
 from tests.world import PREPAY_USER, add_mandate, credit, hold
 
 pytestmark = pytest.mark.anyio
@@ -248,9 +248,8 @@ async def test_the_background_looks(database_url: str, monkeypatch: pytest.Monke
 @on_sqlite
 async def test_processes_put_their_figures_together(database_url: str, tmp_path: Path) -> None:
     """Whichever worker is asked tells of both; one that was killed counts no longer as there."""
-    arguments, settings = ("--workers", "2"), {"BILLING_METRICS": "on"}
-    asked, output = 0, tmp_path / "log"
-    with observed(database_url, output, *arguments, settings=settings) as server:
+    options, asked, output = ("--workers", "2", "--drain", "0"), 0, tmp_path / "log"
+    with running(database_url, 1, None, *options, output=output, BILLING_METRICS="on") as [server]:
 
         async def ask(path: str) -> httpx.Response:  # each on a connection of its own
             async with httpx.AsyncClient(base_url=server.address) as client:

@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 
@@ -77,7 +78,7 @@ def figure(redis: RedisServer, name: str) -> int:
 
 @on_sqlite
 async def test_two_processes_share_one_count(database_url: str, redis: RedisServer) -> None:
-    settings = {
+    settings: dict[str, Any] = {
         "BILLING_RATE_LIMITS": "on",
         "BILLING_REDIS_URL": redis.url,
         "BILLING_RATE_LIMIT_BALANCE": "30",
