@@ -71,7 +71,7 @@ class Server:
             str(port),
             *(options or ("--drain", "0")),
         ]
-        self._environment = _environment(database_url, **others)
+        self._environment = environment(database_url, **others)
         self._place = ("127.0.0.1", port)
         self.address = f"http://127.0.0.1:{port}"
         self._start()
@@ -149,7 +149,8 @@ def running(
             server.stop()
 
 
-def _environment(database_url: str, **others: str) -> dict[str, str]:
+def environment(database_url: str, **others: str) -> dict[str, str]:
+    """Of a process on that database: no setting but these."""
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("BILLING_")
     }
@@ -161,7 +162,7 @@ def verify_by_command(database_url: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "app", "verify-ledger"],
         check=False,
-        env=_environment(database_url),
+        env=environment(database_url),
         capture_output=True,
         text=True,
         timeout=120,

@@ -6,14 +6,14 @@
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+
+from tests.servers import Server, environment, running
 
 HERE = Path(__file__).parent
 EXAMPLES = 30
@@ -27,44 +27,38 @@ BY_INTROSPECTION = ("2EA1", "28B9", "D6D5", "6A70")
 """Audits that ask for a type by a variable, which production refuses."""
 SECONDS = 300
 """After which a suite hangs."""
-_Environment = Mapping[str, str]
-
+PRODUCTION: dict[str, Any] = {
+    "BILLING_ENVIRONMENT": "production",
+    "BILLING_JWT_SECRET": secrets.token_hex(),
+    "BILLING_JWT_AUDIENCE": "billing",
+    "BILLING_JWT_ISSUER": "billing",
+}
 Figure = tuple[str, bool]
 """What a suite has found, and whether it may stand."""
 
 
 def main() -> None:
-    inherited = {name: os.environ[name] for name in os.environ if not name.startswith("BILLING_")}
+    figures = {}
     with TemporaryDirectory() as scratch:
-        development = inherited | {
-            "BILLING_DATABASE_URL": f"sqlite:///{scratch}/billing.db",
-            "BILLING_RATE_LIMITS": "off",
-        }
-        production = development | {
-            "BILLING_ENVIRONMENT": "production",
-            "BILLING_JWT_SECRET": secrets.token_hex(),
-            "BILLING_JWT_AUDIENCE": "billing",
-            "BILLING_JWT_ISSUER": "billing",
-        }
-        billing(development, "migrate")
-        billing(development, "seed-demo")
-        figures = {}
-        with serving(production) as url:
-            figures["in production"] = audit(url, without=BY_INTROSPECTION)
-        with serving(development) as url:
-            figures["in development"] = audit(url)
+        database_url = f"sqlite:///{scratch}/billing.db"
+        billing(database_url, "migrate")
+        billing(database_url, "seed-demo")
+        with running(database_url, **PRODUCTION) as [server]:
+            figures["in production"] = audit(server, without=BY_INTROSPECTION)
+        with running(database_url) as [server]:
+            figures["in development"] = audit(server)
             for viewer, (user_id, mode) in VIEWERS.items():
-                token = billing(development, "token", user_id) if user_id else None
-                figures[f"as {viewer}"] = fuzz(url, token, mode, Path(scratch))
+                token = billing(database_url, "token", user_id) if user_id else None
+                figures[f"as {viewer}"] = fuzz(server, token, mode, Path(scratch))
     for where, (said, _) in figures.items():
         print(f"{where}: {said}")
     sys.exit(not all(is_well for _, is_well in figures.values()))
 
 
-def audit(url: str, without: Sequence[str] = ()) -> Figure:
+def audit(server: Server, without: Sequence[str] = ()) -> Figure:
     """Every audit must be ok."""
     done = subprocess.run(
-        ["node", HERE / "audit.mjs", url, *without],
+        ["node", HERE / "audit.mjs", f"{server.address}/graphql", *without],
         check=False,
         stdout=subprocess.PIPE,
         text=True,
@@ -73,13 +67,14 @@ def audit(url: str, without: Sequence[str] = ()) -> Figure:
     return done.stdout.strip(), done.returncode == 0
 
 
-def fuzz(url: str, token: str | None, mode: str, scratch: Path) -> Figure:
+def fuzz(server: Server, token: str | None, mode: str, scratch: Path) -> Figure:
     """The same requests each time; none may find a fault of the server."""
     report = scratch / "report.json"
     report.unlink(missing_ok=True)
     done = subprocess.run(
         [
-            *(HERE / ".venv" / "bin" / "schemathesis", "run", url),
+            *(HERE / ".venv" / "bin" / "schemathesis", "run"),
+            f"{server.address}/graphql",
             *("--checks", "no_fault_of_the_server"),
             *("--mode", mode),
             *("--max-examples", str(EXAMPLES)),
@@ -110,38 +105,11 @@ def fuzz(url: str, token: str | None, mode: str, scratch: Path) -> Figure:
     )
 
 
-def billing(environment: _Environment, *arguments: str) -> str:
+def billing(database_url: str, *arguments: str) -> str:
     command = [sys.executable, "-m", "app", *arguments]
     return subprocess.run(
-        command, check=True, env=environment, stdout=subprocess.PIPE, text=True
+        command, check=True, env=environment(database_url), stdout=subprocess.PIPE, text=True
     ).stdout.strip()
-
-
-@contextmanager
-def serving(environment: _Environment) -> Iterator[str]:
-    """The address of a server."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        place = free.getsockname()
-    command = [sys.executable, "-m", "app", "serve", "--port", str(place[1])]
-    server = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not _listens(place):
-            if server.poll() is not None or time.monotonic() > deadline:
-                sys.exit("suites: the server does not start")
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{place[1]}/graphql"
-    finally:
-        server.terminate()
-        server.wait(60)
-
-
-def _listens(place: tuple[str, int]) -> bool:
-    with socket.socket() as client:
-        return client.connect_ex(place) == 0
 
 
 if __name__ == "__main__":
