@@ -4,6 +4,7 @@ An expected failure is one line on stderr and exit code 1; a traceback is a bug.
 """
 
 import asyncio
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -316,6 +317,7 @@ def back_up(
     """Writes the whole database into one new file, while others write."""
     settings = load_settings()
     _check_there(settings)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else what is half done would stay
     with _progress() as bars:
         backup.back_up(settings.database_url, file, bars)
     typer.echo(f"The database is in {file}.")

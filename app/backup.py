@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 from contextlib import closing
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import TemporaryDirectory
 
 from rich.progress import Progress
 from sqlalchemy import URL, make_url
@@ -24,21 +24,27 @@ class BackupFailed(Exception):
 
 def back_up(database_url: str, file: Path, bars: Progress) -> None:
     """Writes the file, which nobody else may read; there is none where it fails."""
-    if file.exists() or file.is_symlink():
-        raise BackupFailed(f"{file} exists already: a backup replaces nothing. Name a new file.")
     if not file.parent.is_dir():
         raise BackupFailed(f"There is no directory {file.parent}.")
-    url = make_url(database_url)
-    with NamedTemporaryFile(dir=file.parent, prefix=f".{file.name[:100]}.", delete=False) as made:
-        part = Path(made.name)
     try:
-        if url.get_backend_name() == "sqlite":
-            _copy(Path(str(url.database)), part, bars)
-        else:
-            _dump(url, part, bars)
-        part.rename(file)
-    finally:
-        part.unlink(missing_ok=True)
+        file.open("xb").close()  # the name is ours from now on
+    except FileExistsError:
+        raise BackupFailed(
+            f"{file} exists already: a backup replaces nothing. Name a new file."
+        ) from None
+    url = make_url(database_url)
+    try:
+        with TemporaryDirectory(dir=file.parent, prefix=".billing-backup-") as directory:
+            part = Path(directory) / "part"
+            part.touch(0o600)
+            if url.get_backend_name() == "sqlite":
+                _copy(Path(str(url.database)), part, bars)
+            else:
+                _dump(url, part, bars)
+            part.replace(file)
+    except BaseException:  # SIGTERM among them
+        file.unlink()
+        raise
 
 
 def _copy(database: Path, part: Path, bars: Progress) -> None:

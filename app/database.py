@@ -10,16 +10,16 @@ import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Engine, NullPool, event, make_url, text
-from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidatePoolError
+from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from app import sqlite
+from app import postgresql, sqlite
 from app.metrics import RETRIES
 
 T = TypeVar("T")
@@ -43,18 +43,22 @@ class Waits:
 
 PATIENT = Waits(busy=10)
 """The operator's commands: they may take hours, and nobody else waits for them."""
-PROMPT = Waits(busy=1, begin=3, lock=1.5, statement=30, idle=10)
-"""A server: who asks is told within 5 s that there is no getting through: 3 s and a lock's 1.5 s.
+PROMPT = Waits(busy=1, begin=2.5, lock=1.5, statement=30, idle=10)
+"""A server: who asks is told within 5 s that there is no getting through.
+
+For all that one request needs, it waits 2.5 s from the request's own begin, 0.5 s where these are
+over already, and then 1.5 s for a lock.
 
 No page, report or batch takes 30 s, the time that the end of a server leaves to them; and a unit of
 work waits for nothing but the database: after 10 s its process has stopped in the midst.
 """
+LAST_WAIT_SECONDS = 0.5
+request_begun: ContextVar[float] = ContextVar("request_begun")
+"""When the request began that is being answered, by the clock of the loop."""
 SILENCE_SECONDS = 1.5
 """After so long a server looks whether the database still answers others."""
 PROBE_SECONDS = 2.0
 """For how long it does that: together well under 5 s."""
-IDLE_SECONDS = 1.0
-"""A connection that was idle for longer is tried before it is used: its server may have gone since."""
 LONG_STATEMENT_SECONDS = 600
 """For one statement of the proof of a whole ledger: minutes, of ten million transactions."""
 ATTEMPTS = 8
@@ -132,7 +136,7 @@ class Database:
             options = {
                 "connect_args": {
                     "server_settings": _server_settings(waits),
-                    "connection_class": _PromptlyClosed,
+                    "connection_class": postgresql.PromptlyClosed,
                 },
                 "hide_parameters": True,
             }
@@ -148,8 +152,8 @@ class Database:
                 address, poolclass=NullPool, isolation_level="AUTOCOMMIT", **options
             )
             event.listen(self._writer.sync_engine, "after_cursor_execute", self._note_answer)
-            event.listen(self._writer.sync_engine, "checkin", _note_use)
-            event.listen(self._writer.sync_engine, "checkout", _try_idle)
+            event.listen(self._writer.sync_engine, "checkin", postgresql.note_use)
+            event.listen(self._writer.sync_engine, "checkout", postgresql.try_idle)
 
     @property
     def engine(self) -> AsyncEngine:
@@ -237,7 +241,10 @@ class Database:
         return task.result()
 
     def _begin_by(self) -> float:
-        return math.inf if self._waits.begin is None else _now() + self._waits.begin
+        if self._waits.begin is None:
+            return math.inf
+        now = _now()
+        return max(request_begun.get(now) + self._waits.begin, now + LAST_WAIT_SECONDS)
 
     @asynccontextmanager
     async def _connected(self, engine: AsyncEngine, by: float) -> AsyncIterator[AsyncConnection]:
@@ -264,8 +271,14 @@ class Database:
         watches: list[asyncio.Task[None]] = []
 
         async def watch() -> None:
-            while self._is_heard() or await asyncio.shield(self._answering()):  # noqa: ASYNC110
-                await asyncio.sleep(SILENCE_SECONDS)
+            while True:
+                if self._is_heard():
+                    pause = self._heard_at + SILENCE_SECONDS - time.monotonic()
+                elif await asyncio.shield(self._answering()):
+                    pause = SILENCE_SECONDS
+                else:
+                    break
+                await asyncio.sleep(pause)
             driver_connection.terminate()  # type: ignore[union-attr]
 
         timer = asyncio.get_running_loop().call_later(
@@ -361,13 +374,6 @@ def _sqlite_code(error: DBAPIError) -> int:
     return int(getattr(error.orig, "sqlite_errorcode", 0))
 
 
-class _PromptlyClosed(asyncpg.Connection):  # type: ignore[misc]
-    """Who closes a connection of a server that hangs does not wait for its farewell for long."""
-
-    async def close(self, *, timeout: float | None = None) -> None:  # noqa: ASYNC109
-        await super().close(timeout=min(timeout or 0.5, 0.5))
-
-
 def _server_settings(waits: Waits) -> dict[str, str]:
     """What a connection asks of PostgreSQL as it opens: the one place where its timeouts are set."""
     seconds = {
@@ -376,16 +382,3 @@ def _server_settings(waits: Waits) -> dict[str, str]:
         "idle_in_transaction_session_timeout": waits.idle,
     }
     return {name: f"{value * 1000:.0f}" for name, value in seconds.items() if value is not None}
-
-
-def _note_use(_connection: object, record: Any) -> None:
-    record.info["used_at"] = time.monotonic()
-
-
-def _try_idle(connection: Any, record: Any, _: object) -> None:
-    if time.monotonic() - record.info.get("used_at", time.monotonic()) < IDLE_SECONDS:
-        return
-    try:
-        connection.ping()
-    except Exception as error:  # whatever it is, another connection is opened
-        raise InvalidatePoolError from error

@@ -61,6 +61,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
 def formatter(in_production: bool) -> ProcessorFormatter:
     """Makes a line of a record, whoever logged it."""
     logging.captureWarnings(True)
+    logging.raiseExceptions = False  # whoever reads the lines may have gone: so be it
     renderer: Processor = (
         structlog.processors.JSONRenderer(_as_json)
         if in_production

@@ -13,6 +13,7 @@ from typing import Any
 
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.supervisors import multiprocess
 
 from app import logs, metrics
@@ -22,8 +23,36 @@ logger = logging.getLogger("billing.process")
 
 _DEADLINE_SECONDS = 30
 """How long the end of the server waits for requests under way, such as a slow download."""
+_MAX_HEADERS = 64 * 1024
+"""In bytes, the address among them."""
 _ONE_CTRL_C_SECONDS = 0.5
 """Within it, a worker gets the same Ctrl-C twice: from the terminal, and passed on."""
+
+
+class _Protocol(HttpToolsProtocol):
+    """Takes bounded headers, and trailers for none: a proxy has not looked at them."""
+
+    _has_headers = False
+    _received = 0
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if not self._has_headers:
+            self._received += len(data)
+            if self._received > _MAX_HEADERS and not self.transport.is_closing():
+                self.send_400_response("The headers are too large.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._has_headers, self._received = False, 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._has_headers:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._has_headers = True
+        super().on_headers_complete()
 
 
 class _Config(uvicorn.Config):
@@ -107,6 +136,8 @@ def serve(settings: Settings, host: str, port: int, workers: int, drain: float) 
         log_config=logs.configuration(settings),
         access_log=False,
         server_header=False,
+        http=_Protocol,
+        ws="none",  # of which uvicorn would log the address
     )
     config.drain = drain
     with metrics.shared(workers if settings.metrics else 1):

@@ -35,6 +35,7 @@ SWEEP_SECONDS = 60.0
 """How often the memory gives back what has expired."""
 
 _CONNECTIONS = 20
+_PARTS = 5
 _BALANCES = frozenset({"balance", "providers"})
 _SPENDS = frozenset({"recordUsage", "createHold", "settleHold", "releaseHold", "spendCheck"})
 
@@ -96,6 +97,8 @@ class RateLimiter:
             return 0 if remaining else freed_at - time.time()
 
         seconds = await self._ask(wait)
+        if seconds is None and self._shared and not self._is_lost:
+            await self._local.hit(limit, field, viewer.user_id)  # for when Redis is lost
         if seconds is not None:
             raise RateLimited(field, limit.amount, max(1, math.floor(seconds) + 1))
 
@@ -190,12 +193,17 @@ def _storage(pool: BlockingConnectionPool) -> RedisStorage:
 
 
 async def _in_time(asking: Coroutine[Any, Any, T]) -> T:
-    """Leaves what takes too long to itself: the client may overlook that it is cancelled."""
+    """Leaves what takes too long to itself: the client may overlook that it is cancelled.
+
+    The time is waited for in parts: where this process itself was busy for long, the answer lies
+    there unread, and is read in the next part.
+    """
     task = asyncio.create_task(asking)
     try:
-        await asyncio.wait({task}, timeout=REDIS_SECONDS)
-        if task.done():
-            return task.result()
+        for _ in range(_PARTS):
+            await asyncio.wait({task}, timeout=REDIS_SECONDS / _PARTS)
+            if task.done():
+                return task.result()
     finally:
         if not task.done():
             task.add_done_callback(lambda task: task.cancelled() or task.exception())

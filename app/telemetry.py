@@ -12,7 +12,7 @@ from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
 from opentelemetry.instrumentation.sqlalchemy import SQLAlchemyInstrumentor
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
-from opentelemetry.trace import Status
+from opentelemetry.trace import SpanContext, Status
 from sqlalchemy import Engine
 from starlette.types import ASGIApp
 
@@ -48,8 +48,8 @@ def _cleaned(span: ReadableSpan) -> ReadableSpan:
     noted = span.attributes or {}
     return ReadableSpan(
         span.name,
-        span.context,
-        span.parent,
+        _without_state(span.context),
+        _without_state(span.parent),
         span.resource,
         {name: value for name, value in noted.items() if name in _KEPT},
         kind=span.kind,
@@ -57,6 +57,13 @@ def _cleaned(span: ReadableSpan) -> ReadableSpan:
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
+    )
+
+
+def _without_state(context: SpanContext | None) -> SpanContext | None:
+    """A client may send a state along with its trace, and in it whatever it likes."""
+    return context and SpanContext(
+        context.trace_id, context.span_id, context.is_remote, context.trace_flags
     )
 
 

@@ -106,6 +106,7 @@ def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
             error.message = shorten(error.message)
             told: dict[str, Any] = {"code": "BAD_USER_INPUT"}
         else:
-            error.message, told = explain(cause, request_id)
+            message, told = explain(cause, request_id)
+            error.message = shorten(message)
         ERRORS.labels(told["code"]).inc()
         error.extensions = {**(error.extensions or {}), **told}

@@ -28,7 +28,13 @@ from graphql import (
 from app.billing.errors import RequestError
 from app.billing.paging import DEFAULT_PAGE, MAX_PAGE
 
+MAX_LENGTH = 64 * 1024
+"""Of a document, in characters."""
 MAX_TOKENS = 2_000
+MAX_VALUES = 20_000
+"""In all lists and objects of the variables: 1,000 usage events of all their fields have 12,001."""
+MAX_ALIAS_LENGTH = 128
+"""In characters: an alias stands in each row of the answer."""
 MAX_DEPTH = 12
 MAX_ALIASES = 30
 MAX_FIELDS = 1_000
@@ -36,9 +42,20 @@ MAX_DIRECTIVES = 9
 """Of one node."""
 MAX_MUTATIONS = 10
 MAX_COST = 5_000
-"""In points: an object is 1, a scalar 0, a page as many as its rows times what each of them costs."""
+"""In points: an object is 1, a scalar 0, a page as many as its rows times what each of them costs.
+
+What reads or computes much for one object counts for more: see below.
+"""
 
 _ROWS = ("nodes", "edges")
+_WEIGHTS = {
+    ("Mandate", "statistics"): 50,
+    ("Mandate", "transactions"): 10,
+    ("Query", "ledgerCheck"): 1_000,
+    ("Query", "statistics"): 50,
+    ("Query", "usage"): 500,
+}
+"""Points of fields that ask the database on their own, for each row they are asked of."""
 
 
 class TooComplex(RequestError):
@@ -82,6 +99,18 @@ def measure(
             " smaller pages, or for fewer objects of each row."
         )
     return size.cost
+
+
+def check_variables(variables: Mapping[str, Any]) -> None:
+    """TooComplex where they hold more values than any operation needs: each is checked on its own."""
+    count = 0
+    found: list[Any] = [variables]
+    while found:
+        part = found.pop()
+        count += len(part)
+        _check(count, MAX_VALUES, "values of variables")
+        values = part.values() if isinstance(part, Mapping) else part
+        found.extend(value for value in values if isinstance(value, dict | list))
 
 
 def _check(value: int, limit: int, what: str) -> None:
@@ -151,16 +180,20 @@ class _Measure:
         inner = self._selection(kind, node.selection_set.selections if node.selection_set else ())
         cost, row_cost = inner.cost, 0
         if _is_connection(kind):
-            cost += self._page_size(node) * inner.row_cost
+            cost += self._page_size(node) * max(1, inner.row_cost)  # it is read, whatever is shown
         elif _is_connection(parent) and name in _ROWS:
             cost, row_cost = 0, inner.cost + (name == "nodes")
         elif isinstance(kind, GraphQLObjectType):
             cost += 1
+        cost += _WEIGHTS.get((parent.name, name), 0) if parent else 0
+        alias = node.alias.value if node.alias else None
+        if alias and len(alias) > MAX_ALIAS_LENGTH:
+            raise TooComplex(f"An alias has at most {MAX_ALIAS_LENGTH} characters.")
         is_introspection = name.startswith("__")
         return Size(
             fields=1 + inner.fields,
             own_fields=1,
-            aliases=inner.aliases + (node.alias is not None),
+            aliases=inner.aliases + (alias is not None),
             depth=0 if is_introspection else 1 + inner.depth,
             cost=0 if is_introspection else cost,
             row_cost=row_cost,
@@ -173,7 +206,7 @@ class _Measure:
             if argument.name.value in ("first", "last")
         ]
         sizes = [value for value in given if isinstance(value, int | float)]
-        return int(min(max(sizes, default=DEFAULT_PAGE), MAX_PAGE))
+        return int(min(max([0, *sizes] if sizes else [DEFAULT_PAGE]), MAX_PAGE))
 
     def _value(self, node: ValueNode) -> Any:
         match node:

@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.servers import Server, running
+from tests.servers import Server, resident, running
 
 pytestmark = pytest.mark.parametrize(
     "lasting_database_url", ["sqlite"], indirect=True, scope="module"
@@ -235,3 +235,30 @@ def test_who_trickles_and_leaves_disturbs_nobody(server: Server) -> None:
                     client.sendall(bytes([byte]))
                     time.sleep(0.005)
     assert ask(server, [QUERY]) == (200, {"__typename": "Query"})
+
+
+def test_headers_are_bounded(server: Server) -> None:
+    before = resident(server.pid)
+    for lines in (["X: " + "x" * (20 * MIB)], [f"X{n}: {'x' * 90}" for n in range(200_000)]):
+        answer = exchange(server, lines, [])
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 400 ")
+    assert resident(server.pid) - before < 20
+    assert ask(server, [QUERY]) == (200, {"__typename": "Query"})
+
+
+def test_a_trailer_is_no_header(server: Server) -> None:
+    body = b"%x\r\n%s\r\n0\r\nAuthorization: Bearer x\r\nX-Request-Id: abc\r\n\r\n" % (
+        len(QUERY),
+        QUERY,
+    )
+    answer = exchange(server, [*JSON, CHUNKED], [body])
+    assert read(answer) == (200, {"__typename": "Query"})
+    assert b"abc" not in answer
+
+
+def test_there_are_no_websockets(server: Server) -> None:
+    upgrade = ("Upgrade: websocket", "Connection: upgrade", "Sec-WebSocket-Version: 13")
+    with socket.create_connection(place(server), timeout=10) as client:
+        lines = ("GET /graphql?token=x HTTP/1.1", "Host: billing", *upgrade, "Sec-WebSocket-Key: x")
+        client.sendall("\r\n".join((*lines, "", "")).encode())
+        assert client.recv(65536).startswith(b"HTTP/1.1 400 ")

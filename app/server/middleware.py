@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app import logs
 from app.billing.errors import Unavailable
 from app.config import Environment, Settings
-from app.database import Database
+from app.database import Database, request_begun
 from app.metrics import REQUESTS
 from app.server.answers import explained
 from app.tracing import traced
@@ -69,6 +69,7 @@ class RequestMiddleware:
                 size += len(message.get("body", b""))
             await send(message)
 
+        request_begun.set(asyncio.get_running_loop().time())
         with logs.request(request_id):
             try:
                 await self._app(scope, receive, send_marked)

@@ -22,6 +22,7 @@ from strawberry.http.parse_content_type import parse_content_type
 from strawberry.schema.exceptions import InvalidOperationTypeError
 from strawberry.types import ExecutionResult
 
+from app.billing.errors import Unauthenticated
 from app.config import Environment, Settings
 from app.database import Database
 from app.logs import request_id
@@ -31,10 +32,11 @@ from app.server.door import Doorkeeper
 from schema import schema
 from schema.context import Context
 
-MAX_BODY = 4 * 1024 * 1024
-"""In bytes: a thousand events with descriptions of a thousand characters each fit twice."""
+MAX_BODY = 2 * 1024 * 1024
+"""In bytes: a thousand events with descriptions of a thousand characters each fit."""
 BODY_SECONDS = 30
 """How long a client may take to send its request."""
+_TOO_LARGE = f"A request has at most {MAX_BODY:,} bytes."
 _REFUSED = {"code": "BAD_USER_INPUT"}
 _MEMBERS = (
     ("query", str, "a string"),
@@ -49,12 +51,15 @@ class BoundedRequest(Request):
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         received = 0
+        told = self.headers.get("content-length", "")
+        if told.isdecimal() and int(told[:20]) > MAX_BODY:
+            raise HTTPException(413, _TOO_LARGE)
         try:
             async with asyncio.timeout(BODY_SECONDS):
                 async for chunk in super().stream():
                     received += len(chunk)
                     if received > MAX_BODY:
-                        raise HTTPException(413, f"A request has at most {MAX_BODY:,} bytes.")
+                        raise HTTPException(413, _TOO_LARGE)
                     yield chunk
         except TimeoutError:
             raise HTTPException(408, f"A request arrives within {BODY_SECONDS} seconds.") from None
@@ -105,10 +110,13 @@ class GraphQLView(GraphQL[Context, None]):
     async def get_context(
         self, request: Request | WebSocket, response: Response | WebSocket
     ) -> Context:
+        viewer = await self._door.viewer(request.headers.get("authorization"))
+        if viewer is None and not self._in_development:
+            raise Unauthenticated
         return Context(
             database=self._database,
             providers=self._providers,
-            known_viewer=await self._door.viewer(request.headers.get("authorization")),
+            known_viewer=viewer,
             request_id=request_id(),
             shows_schema=self._in_development,
             limiter=self._limiter,
@@ -123,7 +131,7 @@ class GraphQLView(GraphQL[Context, None]):
             data = self.parse_query_params(request.query_params)
         else:
             kind, parameters = parse_content_type(request.content_type or "")
-            charset = parameters.get("charset", "utf-8").lower()
+            charset = str(parameters.get("charset", "utf-8")).lower()
             if kind.lower() != JSON or charset not in ("utf-8", "utf8"):
                 raise HTTPException(415, f"Send {JSON} in UTF-8.")
             data = self.decode_json(await request.get_body())
