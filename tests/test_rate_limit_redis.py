@@ -123,6 +123,7 @@ async def test_a_limit_holds_while_redis_is_away(
     async with limiting(redis) as limiter:
         assert await passed(limiter, 2) == 2
         for _ in range(2):
+            await limiter._memory.reset()  # which counts along
             caplog.clear()
             redis.kill()
             assert await passed(limiter, 2) == 2
@@ -141,7 +142,6 @@ async def test_a_limit_holds_while_redis_is_away(
             assert [record.getMessage() for record in caplog.records] == [
                 "Redis is back: rate limits are counted for all processes"
             ]
-            await limiter._memory.reset()
 
 
 async def test_a_redis_that_hangs_delays_calls_once(
@@ -220,3 +220,26 @@ async def test_a_redis_that_refuses_is_away(
     async with RateLimiter(Settings(redis_url=url, rate_limit_balance=LIMIT)) as limiter:
         assert await passed(limiter, 20) == LIMIT
         assert not limiter._is_lost
+
+
+async def test_a_process_that_was_busy_does_not_take_redis_for_lost(
+    redis: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who can keep it busy could else double what everybody may ask."""
+    monkeypatch.setattr(rate_limit, "REDIS_SECONDS", 0.25)
+    caplog.set_level(logging.INFO, "billing")
+    async with limiting(redis) as limiter:
+        asked = asyncio.create_task(passed(limiter, LIMIT + 2))
+        await asyncio.sleep(0)
+        time.sleep(rate_limit.REDIS_SECONDS * 2)  # noqa: ASYNC251  (that is the busy process)
+        assert await asked == LIMIT
+    assert caplog.messages == []
+
+
+async def test_what_was_asked_before_counts_while_redis_is_away(
+    redis: RedisServer, brief_pause: float
+) -> None:
+    async with limiting(redis) as limiter:
+        assert await passed(limiter, 3) == 3
+        redis.kill()
+        assert await passed(limiter, 9) == LIMIT - 3
