@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -32,6 +33,7 @@ from tests.servers import (
     add_rich_mandate,
     connected,
     debits,
+    environment,
     inhabited,
     new_hold,
     proven,
@@ -131,7 +133,7 @@ async def test_a_backup_under_load_proves_clean_and_works(
 
 def files_beside(file: Path) -> dict[str, int]:
     """Of its name, with their modes."""
-    found = (one for one in file.parent.iterdir() if file.name in one.name)
+    found = (one for one in file.parent.iterdir() if file.name in one.name or "backup" in one.name)
     return {one.name: S_IMODE(one.stat().st_mode) for one in found}
 
 
@@ -385,3 +387,30 @@ def test_a_server_that_is_not_there_is_told_without_the_password(
     told = refusal(command, tmp_path / "books.dump")
     assert told.startswith("pg_dump: error: connection to server at")
     assert "hunter2" not in told
+
+
+SLOW = """
+import time, app.backup
+app.backup._copy = app.backup._dump = lambda *_: time.sleep(60)
+from app.__main__ import main
+main()
+"""
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_one_that_is_ended_leaves_nothing(database_url: str, tmp_path: Path) -> None:
+    file = tmp_path / "copies" / "billing.backup"
+    file.parent.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOW, "backup", str(file)], env=environment(database_url)
+    )
+    try:
+        deadline = time.monotonic() + 30
+        while len(list(file.parent.iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert len(list(file.parent.iterdir())) == 2
+        process.terminate()
+        assert process.wait(10) == 1
+    finally:
+        process.kill()
+    assert list(file.parent.iterdir()) == []

@@ -18,7 +18,7 @@ from sqlalchemy import select, text
 from app.billing.enums import BillingModel
 from app.billing.models import accounts
 from app.config import Settings
-from app.database import PROMPT, Database, DatabaseUnavailable
+from app.database import PROMPT, Database, DatabaseUnavailable, request_begun
 from app.migrate import migrate
 from tests.api import Api, add_people, serving
 from tests.world import MANDATE, credit, ledger_rows
@@ -148,7 +148,10 @@ def hanging(postgres: Postgres) -> Iterator[None]:
 
 async def test_a_server_that_hangs(api: Api, postgres: Postgres) -> None:
     await asyncio.gather(*(ask(api, READ) for _ in range(10)))
+    under_way = [asyncio.create_task(ask(api, READ)) for _ in range(40)]
+    await asyncio.sleep(0.02)
     with hanging(postgres):
+        assert max(seconds for *_, seconds in await asyncio.gather(*under_way)) < 5
         await check_away(api, 40)
     await check_back(api)
 
@@ -171,6 +174,20 @@ async def test_a_pool_that_is_used_up(database_url: str) -> None:
             await connection.close()
         async with database.read() as connection:
             assert await connection.scalar(text("SELECT 1")) == 1
+
+
+@on_postgresql
+async def test_one_request_does_not_wait_anew_for_each_thing_it_needs(database_url: str) -> None:
+    async with (
+        Database(database_url, pool_size=1, waits=PROMPT) as database,
+        database.read(),
+        database.read(),
+    ):
+        begun = asyncio.get_running_loop().time()
+        request_begun.set(begun - 3)
+        with pytest.raises(DatabaseUnavailable):
+            await database.write(lambda connection: connection.execute(text("SELECT 1")))
+        assert asyncio.get_running_loop().time() - begun < 1.5
 
 
 @on_postgresql

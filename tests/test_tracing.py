@@ -77,7 +77,12 @@ async def test_spans_hold_no_values(
 ) -> None:
     await add_people(database)
     exporter.clear()
-    headers = traced.bearer("root") | {"X-Secret": SECRET, "User-Agent": SECRET}
+    headers = traced.bearer("root") | {
+        "X-Secret": SECRET,
+        "User-Agent": SECRET,
+        "Traceparent": f"00-{'1' * 32}-{'2' * 16}-01",
+        "Tracestate": f"v={SECRET}",
+    }
     query = "query ($id: ID!) { balance(mandateId: $id) { held } }"
     asked = {"query": query, "variables": f'{{"id": "{SECRET}"}}'}
     await traced.client.get("/graphql", params=asked, headers=headers)
