@@ -8,7 +8,7 @@ import math
 import random
 import sqlite3
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -18,9 +18,11 @@ from sqlalchemy import Engine, NullPool, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import greenlet_spawn
 
 from app import postgresql, sqlite
 from app.metrics import RETRIES
+from app.statements import Statement, is_watched
 
 T = TypeVar("T")
 Unit = Callable[[AsyncConnection], Awaitable[T]]
@@ -173,6 +175,28 @@ class Database:
             async with self._connected(self._reader, self._begin_by()) as connection:
                 yield connection
 
+    async def fetch(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
+        """The rows of one statement, on a connection of its own in autocommit."""
+        engine = self._reader.sync_engine
+        if statement.varies or is_watched(engine):
+            async with self.read() as connection:
+                return (await connection.execute(statement.query, values)).all()
+        with _unavailable(retried=False):
+            async with _in_time(self._begin_by()):
+                lent = await greenlet_spawn(engine.raw_connection)
+            try:
+                with self._watched(lent.driver_connection):
+                    found = await statement.run(lent, engine.dialect, values)
+            except BaseException as error:
+                if not isinstance(error, DBAPIError) or error.connection_invalidated:
+                    lent.invalidate()  # who was cancelled leaves an answer unread
+                raise
+            else:
+                self._note_answer()
+                return found
+            finally:
+                await greenlet_spawn(lent.close)
+
     @asynccontextmanager
     async def snapshot(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
         """A connection that only reads, and sees the one moment of its first statement throughout.
@@ -250,24 +274,20 @@ class Database:
     async def _connected(self, engine: AsyncEngine, by: float) -> AsyncIterator[AsyncConnection]:
         """A connection of the pool, got by then and watched."""
         connection = engine.connect()
+        async with _in_time(by):
+            await connection.start()
         try:
-            async with asyncio.timeout_at(None if by == math.inf else by):
-                await connection.start()
-        except TimeoutError:
-            raise TimeoutError("no connection in time") from None
-        try:
-            with self._watched(connection):
+            with self._watched((await connection.get_raw_connection()).driver_connection):
                 yield connection
         finally:
             await asyncio.shield(asyncio.create_task(connection.close()))
 
     @contextmanager
-    def _watched(self, connection: AsyncConnection) -> Iterator[None]:
+    def _watched(self, driver_connection: Any) -> Iterator[None]:
         """Ends a connection whose server is silent; a statement that only takes long is left alone."""
-        if self.is_sqlite or self._waits.begin is None or connection.sync_connection is None:
+        if self.is_sqlite or self._waits.begin is None:
             yield
             return
-        driver_connection = connection.sync_connection.connection.driver_connection
         watches: list[asyncio.Task[None]] = []
 
         async def watch() -> None:
@@ -279,7 +299,7 @@ class Database:
                 else:
                     break
                 await asyncio.sleep(pause)
-            driver_connection.terminate()  # type: ignore[union-attr]
+            driver_connection.terminate()
 
         timer = asyncio.get_running_loop().call_later(
             SILENCE_SECONDS, lambda: watches.append(asyncio.create_task(watch()))
@@ -325,6 +345,16 @@ class Database:
 
     async def __aexit__(self, *_: object) -> None:
         await self.dispose()
+
+
+@asynccontextmanager
+async def _in_time(by: float) -> AsyncIterator[None]:
+    """For getting a connection."""
+    try:
+        async with asyncio.timeout_at(None if by == math.inf else by):
+            yield
+    except TimeoutError:
+        raise TimeoutError("no connection in time") from None
 
 
 @contextmanager

@@ -207,7 +207,7 @@ async def _still(database: Database, viewer: Viewer) -> Viewer:
 def _transaction_row(row: Any, viewer: Viewer, currency: str) -> _Row:
     """The cells of a transaction, without what the viewer may not read in it."""
     cells = {
-        **row._mapping,
+        **row._asdict(),
         "currency": currency,
         "balance_before": balance_before(row),
     }

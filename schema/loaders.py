@@ -23,7 +23,17 @@ from app.billing.viewer import Viewer
 from app.database import Database
 
 K = TypeVar("K")
-Read = Callable[[AsyncConnection, list[K]], Awaitable[list[Any]]]
+Read = Callable[[Database, list[K]], Awaitable[list[Any]]]
+
+
+def _on_one_connection(
+    read: Callable[[AsyncConnection, list[K]], Awaitable[list[Any]]],
+) -> Read[K]:
+    async def read_on_one(database: Database, keys: list[K]) -> list[Any]:
+        async with database.read() as connection:
+            return await read(connection, keys)
+
+    return read_on_one
 
 
 class Loaders:
@@ -35,14 +45,13 @@ class Loaders:
 
     def _loader(self, read: Read[K]) -> DataLoader[K, Any]:
         async def batch(keys: list[K]) -> list[Any]:
-            async with self._database.read() as connection:
-                return await read(connection, keys)
+            return await read(self._database, keys)
 
         return DataLoader(batch)
 
     @cached_property
     def user(self) -> DataLoader[str, Any]:
-        return self._loader(lambda connection, ids: users_by_id(connection, self._viewer, ids))
+        return self._loader(lambda database, ids: users_by_id(database, self._viewer, ids))
 
     @cached_property
     def mandate(self) -> DataLoader[str, Any]:
@@ -61,14 +70,12 @@ class Loaders:
     @cached_property
     def pace(self) -> DataLoader[BalanceKey, Any]:
         """By mandate id and the user whose balance it is, None for the mandate's own."""
-        return self._loader(paces)
+        return self._loader(_on_one_connection(paces))
 
     @cached_property
     def visible_balance(self) -> DataLoader[tuple[str, str | None], Any]:
         """By mandate id and user id, which anybody may have named."""
-        return self._loader(
-            lambda connection, keys: visible_balances(connection, self._viewer, keys)
-        )
+        return self._loader(lambda database, keys: visible_balances(database, self._viewer, keys))
 
     @cached_property
     def balance_at(self) -> DataLoader[tuple[str, str, datetime], Any]:
@@ -88,7 +95,7 @@ class Loaders:
     @cached_property
     def hold(self) -> DataLoader[HoldKey, Any]:
         """By mandate id and hold id."""
-        return self._loader(holds_by_id)
+        return self._loader(_on_one_connection(holds_by_id))
 
     @cached_property
     def settlement(self) -> DataLoader[HoldKey, Any]:
@@ -98,4 +105,4 @@ class Loaders:
     @cached_property
     def spend_limit(self) -> DataLoader[Spender, Any]:
         """By mandate id and user id."""
-        return self._loader(spend_limits)
+        return self._loader(_on_one_connection(spend_limits))

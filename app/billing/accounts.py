@@ -20,9 +20,10 @@ from app.billing.models import accounts, holds, mandates, memberships, settings
 from app.billing.money import ZERO
 from app.billing.paging import Keyset, Page, PageArguments, fetch_page, once
 from app.billing.settings import lock_settings
-from app.billing.types import exact_sum
+from app.billing.types import exact_sum, is_among
 from app.billing.viewer import Viewer, sees
 from app.database import Database
+from app.statements import Source, Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,17 +118,20 @@ def _account_view(row: Any) -> AccountView:
     )
 
 
+_BY_ID = Statement(
+    _account_query().where(
+        is_among(accounts.c.mandate_id, "mandate_ids"), is_among(accounts.c.id, "ids")
+    )
+)
+
+
 async def accounts_by_id(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
+    source: Source, keys: Sequence[tuple[str, str]]
 ) -> list[AccountView | None]:
     """The accounts of (mandate id, account id) pairs the caller may see, in the order asked."""
-    query = _account_query().where(
-        accounts.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}),
-        accounts.c.id.in_({account_id for _, account_id in keys}),
-    )
-    found = {
-        (row.mandate_id, row.id): _account_view(row) for row in await connection.execute(query)
-    }
+    mandate_ids, ids = (list(set(part)) for part in zip(*keys, strict=True))
+    rows = await _BY_ID.rows(source, mandate_ids=mandate_ids, ids=ids)
+    found = {(row.mandate_id, row.id): _account_view(row) for row in rows}
     return [found.get(key) for key in keys]
 
 
@@ -193,18 +197,16 @@ async def find_balance(
     None where the mandate is not the viewer's or the user was never in it; Forbidden for a member
     who names another; BadInput where nobody is named and the viewer has no balance there.
     """
-    async with database.read() as connection:
-        [found] = await visible_balances(connection, viewer, [(mandate_id, user_id)])
-        nobody = found is None and user_id is None
-        if nobody and await sees(connection, viewer, mandate_id):
-            raise BadInput("userId is required: you have no balance of your own in this mandate.")
+    [found] = await visible_balances(database, viewer, [(mandate_id, user_id)])
+    if found is None and user_id is None and await sees(database, viewer, mandate_id):
+        raise BadInput("userId is required: you have no balance of your own in this mandate.")
     if isinstance(found, Forbidden):
         raise found
     return found
 
 
 async def visible_balances(
-    connection: AsyncConnection, viewer: Viewer, keys: Sequence[tuple[str, str | None]]
+    source: Source, viewer: Viewer, keys: Sequence[tuple[str, str | None]]
 ) -> list[BalanceView | Forbidden | None]:
     """The balances of (mandate id, user id) pairs that anybody may have named, by two SELECTs at most.
 
@@ -212,7 +214,7 @@ async def visible_balances(
     the viewer's, the user was never in it, or nobody is named and the viewer has no balance there;
     Forbidden for a member who names another.
     """
-    members = await _ever_members(connection, keys)
+    members = await _ever_members(source, keys)
     found: dict[tuple[str, str | None], BalanceView | Forbidden | None] = {}
     asked: dict[tuple[str, str | None], tuple[str, str | None]] = {}
     for mandate_id, user_id in keys:
@@ -227,49 +229,51 @@ async def visible_balances(
             )
         elif (mandate_id, user_id) in members:
             asked[mandate_id, user_id] = mandate_id, user_id
-    balances = await balances_by_user(connection, list(asked.values())) if asked else []
+    balances = await balances_by_user(source, list(asked.values())) if asked else []
     found |= zip(asked, balances, strict=True)
     return [found.get(key) for key in keys]
 
 
 async def list_balances(database: Database, viewer: Viewer) -> Sequence[BalanceView]:
     """One balance for each mandate the viewer belongs to, by mandate id."""
-    async with database.read() as connection:
-        found = await balances_by_user(
-            connection, [(mandate_id, viewer.user_id) for mandate_id in sorted(viewer.roles)]
-        )
+    found = await balances_by_user(
+        database, [(mandate_id, viewer.user_id) for mandate_id in sorted(viewer.roles)]
+    )
     return [balance for balance in found if balance is not None]
 
 
+_PAYS = and_(
+    accounts.c.mandate_id == settings.c.mandate_id,
+    accounts.c.account_type
+    == case(
+        {model.value: kind.value for model, kind in PAYING_ACCOUNT.items()},
+        value=settings.c.billing_model,
+    ),
+    or_(accounts.c.user_id.is_(None), is_among(accounts.c.user_id, "user_ids")),
+)
+_BY_USER = Statement(
+    select(*_TERMS, *_ACCOUNT)
+    .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
+    .outerjoin(accounts, _PAYS)
+    .where(is_among(settings.c.mandate_id, "mandate_ids"))
+)
+
+
 async def balances_by_user(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str | None]]
+    source: Source, keys: Sequence[tuple[str, str | None]]
 ) -> list[BalanceView | None]:
     """The balances of (mandate id, user id) pairs the caller may see, by one SELECT.
 
     None where there is no such mandate, or where its users pay and no user is named.
     """
-    pays = and_(
-        accounts.c.mandate_id == settings.c.mandate_id,
-        accounts.c.account_type
-        == case(
-            {model.value: kind.value for model, kind in PAYING_ACCOUNT.items()},
-            value=settings.c.billing_model,
-        ),
-        or_(
-            accounts.c.user_id.is_(None),
-            accounts.c.user_id.in_({user_id for _, user_id in keys if user_id is not None}),
-        ),
-    )
-    query = (
-        select(*_TERMS, *_ACCOUNT)
-        .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
-        .outerjoin(accounts, pays)
-        .where(settings.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}))
-    )
     terms: dict[str, Any] = {}
     opened: dict[tuple[str, str | None], Any] = {}
     now = datetime.now(UTC)
-    for row in await connection.execute(query):
+    for row in await _BY_USER.rows(
+        source,
+        mandate_ids=list({mandate_id for mandate_id, _ in keys}),
+        user_ids=list({user_id for _, user_id in keys if user_id is not None}),
+    ):
         terms[row.mandate_id] = row
         if row.id is not None:
             opened[row.mandate_id, row.user_id] = row
@@ -314,19 +318,23 @@ def _balance_view(
     )
 
 
+_EVER_MEMBERS = Statement(
+    select(memberships.c.mandate_id, memberships.c.user_id).where(
+        is_among(memberships.c.mandate_id, "mandate_ids"),
+        is_among(memberships.c.user_id, "user_ids"),
+    )
+)
+
+
 async def _ever_members(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str | None]]
+    source: Source, keys: Sequence[tuple[str, str | None]]
 ) -> set[tuple[str, str]]:
     """Also users who have left: their account and history stay."""
     named = {user_id for _, user_id in keys if user_id is not None}
     if not named:
         return set()
-    rows = await connection.execute(
-        select(memberships.c.mandate_id, memberships.c.user_id).where(
-            memberships.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}),
-            memberships.c.user_id.in_(named),
-        )
-    )
+    mandate_ids = list({mandate_id for mandate_id, _ in keys})
+    rows = await _EVER_MEMBERS.rows(source, mandate_ids=mandate_ids, user_ids=list(named))
     return {(mandate_id, user_id) for mandate_id, user_id in rows}
 
 

@@ -1,6 +1,6 @@
 """What open holds set aside. A hold counts until its time is over by the database's clock, tidied or not."""
 
-from sqlalchemy import and_, func, literal, select
+from sqlalchemy import and_, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.enums import HoldStatus
@@ -8,7 +8,7 @@ from app.billing.models import accounts, holds
 from app.billing.types import NOW, exact_sum
 
 # Written into the statement itself, so that the partial index of open holds serves.
-_STORED_OPEN = holds.c.status == literal(HoldStatus.OPEN, literal_execute=True)
+_STORED_OPEN = holds.c.status == literal_column(f"'{HoldStatus.OPEN}'")
 
 IS_OPEN = and_(_STORED_OPEN, holds.c.expires_at > NOW)
 IS_OVERDUE = and_(_STORED_OPEN, holds.c.expires_at <= NOW)

@@ -3,20 +3,31 @@
 import base64
 import hashlib
 from asyncio import Task, create_task
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 import orjson
-from sqlalchemy import Column, ColumnElement, Select, func, literal, or_, select, tuple_
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    func,
+    or_,
+    select,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.errors import BadInput
 from app.billing.money import MAX_BALANCE, format_decimal, parse_decimal
 from app.billing.types import ID_LENGTH, Identifier, Instant, Key, Nano
 from app.database import Database
+from app.statements import Statement
 
 T = TypeVar("T")
 
@@ -113,45 +124,85 @@ async def fetch_page(
     arguments: PageArguments,
 ) -> Page:
     """One page of `query` (which must select the keyset's columns), by one SELECT."""
-    size = arguments.size
-    backwards = arguments.last is not None
-    page = query
-    for name, cursor, later in (
-        ("after", arguments.after, True),
-        ("before", arguments.before, False),
-    ):
-        if cursor is not None:
-            place = tuple_(
-                *(
-                    literal(value, column.type)
-                    for column, value in zip(
-                        keyset.columns, keyset.values(name, cursor), strict=True
-                    )
-                )
-            )
-            key = tuple_(*keyset.columns)
-            page = page.where(key < place if later == keyset.descending else key > place)
-    order = [
-        column.desc() if keyset.descending != backwards else column.asc()
-        for column in keyset.columns
-    ]
-    rows = (await connection.execute(page.order_by(*order).limit(size + 1))).all()
-    nodes = rows[:size]
-    more = len(rows) > size
+    shape, values = _shape(keyset, arguments)
+    rows = (await connection.execute(_page_of(query, *shape), values)).all()
+    return _page(rows, keyset, arguments, lambda: count_rows(database, query))
+
+
+async def fetch_listed(
+    database: Database,
+    query: Select[Any],
+    values: Mapping[str, Any],
+    keyset: Keyset,
+    arguments: PageArguments,
+) -> Page:
+    """As fetch_page, of a `query` that is built once and whose values have names."""
+    shape, place = _shape(keyset, arguments)
+    rows = await _listed(query, *shape).rows(database, **values, **place)
+    return _page(rows, keyset, arguments, lambda: count_rows(database, query, values))
+
+
+def _shape(keyset: Keyset, arguments: PageArguments) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """What decides how the SELECT of a page reads, and the values in it."""
+    values: dict[str, Any] = {"rows": arguments.size + 1}
+    cursors = {"after": arguments.after, "before": arguments.before}
+    given = [name for name, cursor in cursors.items() if cursor is not None]
+    for name in given:
+        place = keyset.values(name, cursors[name] or "")
+        values |= {f"{name}_{number}": value for number, value in enumerate(place)}
+    is_backwards = arguments.last is not None
+    return (tuple(keyset.columns), keyset.descending, is_backwards, *given), values
+
+
+def _page_of(
+    query: Select[Any],
+    columns: Sequence[Column[Any]],
+    descending: bool,
+    is_backwards: bool,
+    *given: str,
+) -> Select[Any]:
+    key = tuple_(*columns)
+    for name in given:
+        parameters = (
+            bindparam(f"{name}_{number}", type_=column.type)
+            for number, column in enumerate(columns)
+        )
+        place = tuple_(*parameters)
+        query = query.where(key < place if (name == "after") == descending else key > place)
+    order = [column.desc() if descending != is_backwards else column.asc() for column in columns]
+    return query.order_by(*order).limit(bindparam("rows", type_=Integer))
+
+
+@lru_cache(1024)
+def _listed(query: Select[Any], *shape: Any) -> Statement:
+    return Statement(_page_of(query, *shape))
+
+
+def _page(
+    rows: Sequence[Any],
+    keyset: Keyset,
+    arguments: PageArguments,
+    count: Callable[[], Awaitable[int]],
+) -> Page:
+    is_backwards = arguments.last is not None
+    nodes = rows[: arguments.size]
+    more = len(rows) > len(nodes)
     return Page(
-        nodes=nodes[::-1] if backwards else nodes,
-        has_next_page=arguments.before is not None or (more and not backwards),
-        has_previous_page=arguments.after is not None or (more and backwards),
+        nodes=nodes[::-1] if is_backwards else nodes,
+        has_next_page=arguments.before is not None or (more and not is_backwards),
+        has_previous_page=arguments.after is not None or (more and is_backwards),
         cursor=keyset.cursor,
-        count=lambda: count_rows(database, query),
+        count=count,
     )
 
 
-async def count_rows(database: Database, query: Select[Any]) -> int:
+async def count_rows(
+    database: Database, query: Select[Any], values: Mapping[str, Any] | None = None
+) -> int:
     """How many rows a query has, in a statement of its own."""
     async with database.read() as connection:
         counted = select(func.count()).select_from(query.order_by(None).subquery())
-        return (await connection.execute(counted)).scalar_one()
+        return (await connection.execute(counted, values)).scalar_one()
 
 
 def check_wanted(value: str | None, name: str, most: int = ID_LENGTH) -> None:
@@ -165,12 +216,17 @@ def check_argument(value: str | None, name: str, most: int) -> None:
         raise BadInput(f"{name} must be 1 to {most} characters without NUL.")
 
 
-def contains(search: str, *columns: Column[Any]) -> ColumnElement[bool]:
-    """Whether one of the columns contains the literal text, whatever its case."""
+def pattern_of(search: str) -> str:
+    """What `contains` finds this literal text by."""
     check_argument(search, "search", 200)
     text = search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-    pattern = func.lower(f"%{text}%")  # the database's own idea of case, on both sides
-    return or_(*(func.lower(column).like(pattern, escape="\\") for column in columns))
+    return f"%{text}%"
+
+
+def contains(pattern: Any, *columns: Column[Any]) -> ColumnElement[bool]:
+    """Whether one of the columns contains what the pattern is of, whatever its case."""
+    lower = func.lower(pattern)  # the database's own idea of case, on both sides
+    return or_(*(func.lower(column).like(lower, escape="\\") for column in columns))
 
 
 def _encode(value: Any) -> str:

@@ -1,30 +1,41 @@
 """The ledger as it is read: one transaction, and lists filtered, ordered, paged and totalled."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
+from functools import lru_cache
 from operator import eq, ge, le, lt
 from typing import Any, cast
 
-from sqlalchemy import Column, Select, bindparam, case, false, func, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import Column, Select, String, bindparam, case, func, select
 
 from app.billing.enums import ReferenceType, TransactionType
 from app.billing.models import accounts, transactions
 from app.billing.money import MAX_TRANSACTION, ZERO
-from app.billing.paging import Keyset, Page, PageArguments, check_wanted, contains, fetch_page, once
+from app.billing.paging import (
+    Keyset,
+    Page,
+    PageArguments,
+    check_wanted,
+    contains,
+    fetch_listed,
+    once,
+    pattern_of,
+)
 from app.billing.types import (
     EPOCH,
     IdempotencyKey,
     exact_sum,
     first_key,
+    is_among,
     last_key,
     unindexed,
 )
 from app.billing.viewer import Viewer, sees
 from app.database import Database
+from app.statements import Source, Statement
 
 
 class TransactionOrderField(StrEnum):
@@ -54,10 +65,11 @@ _EQUAL = (
     "aicore_provider",
     "aicore_model",
 )
+_ALWAYS_INDEXED = {"mandate_id", "idempotency_key"}
 _INDEXED: dict[TransactionOrderField, set[str]] = {
-    TransactionOrderField.CREATED_AT: {"id", "idempotency_key", *_EQUAL},
-    TransactionOrderField.OCCURRED_AT: {"occurred_at", "idempotency_key"},
-    TransactionOrderField.AMOUNT: {"amount", "idempotency_key"},
+    TransactionOrderField.CREATED_AT: {"id", *_EQUAL, *_ALWAYS_INDEXED},
+    TransactionOrderField.OCCURRED_AT: {"occurred_at", *_ALWAYS_INDEXED},
+    TransactionOrderField.AMOUNT: {"amount", *_ALWAYS_INDEXED},
 }
 """The columns whose conditions an index meets in that order: a page reads little more than itself."""
 _AHEAD = timedelta(hours=1)
@@ -121,25 +133,27 @@ async def list_transactions(
     check_wanted(filter.idempotency_key, "idempotencyKey", IdempotencyKey.most)
     only_user = viewer.only_user(mandate_id)
     order_by = order_by or _usual_order(filter)
-    query = _matching(mandate_id, only_user, filter, order_by)
+    values = _values(mandate_id, only_user, filter, order_by)
     if filter.idempotency_key is not None and not viewer.may_read_keys(mandate_id):
-        query = query.where(false())
+        values["idempotency_key"] = None  # which no key equals
+    query = _matching(order_by, *values)
     keyset = Keyset(
         _ORDER_COLUMNS[order_by],
         descending,
         binding=("transactions", mandate_id, only_user, filter),
     )
-    async with database.read() as connection:
-        if not await sees(connection, viewer, mandate_id):
-            return None
-        found = await fetch_page(database, connection, query, keyset, page)
+    if not viewer.may_see(mandate_id):
+        return None
+    found = await fetch_listed(database, query, values, keyset, page)
+    if not found.nodes and not await sees(database, viewer, mandate_id):
+        return None
     is_whole = only_user is None and filter == TransactionFilter()
-    sums = _of_accounts(mandate_id) if is_whole else _of_rows(query)
 
     @once
     async def read_sums() -> Any:
+        sums = _of_accounts(mandate_id) if is_whole else _of_rows(query)
         async with database.read() as connection:
-            return (await connection.execute(sums)).one()
+            return (await connection.execute(sums, values)).one()
 
     async def count() -> int:
         return int((await read_sums()).rows)
@@ -163,35 +177,46 @@ async def find_transaction(
     """One transaction of the mandate that the viewer may see, or None."""
     if not viewer.may_see(mandate_id):
         return None
-    query = _matching(mandate_id, viewer.only_user(mandate_id), TransactionFilter())
-    async with database.read() as connection:
-        return (await connection.execute(query.where(transactions.c.id == transaction_id))).first()
+    only_user = viewer.only_user(mandate_id)
+    values = {"mandate_id": mandate_id, "only_user": only_user, "id": transaction_id}
+    return await (_ONE if only_user is None else _ONE_OF_USER).first(database, **values)
 
 
-async def transactions_by_id(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
-) -> list[Any]:
+def _of_keys(column: Column[Any]) -> Statement:
+    mandate_id = is_among(transactions.c.mandate_id, "mandate_ids")
+    return Statement(select(transactions).where(mandate_id, is_among(column, "keys")))
+
+
+_BY_ID = _of_keys(transactions.c.id)
+_BY_REVERSED = _of_keys(transactions.c.reverses_id)
+_BY_HOLD = _of_keys(transactions.c.hold_id)
+
+
+async def transactions_by_id(source: Source, keys: Sequence[tuple[str, str]]) -> list[Any]:
     """The transactions of (mandate id, id) pairs the caller may see, in the order asked."""
-    return await _by_key(connection, transactions.c.id, keys)
+    return await _by_key(source, _BY_ID, "id", keys)
 
 
-async def reversals_by_id(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
-) -> list[Any]:
+async def reversals_by_id(source: Source, keys: Sequence[tuple[str, str]]) -> list[Any]:
     """For (mandate id, id) pairs the transaction that reverses each, or None."""
-    return await _by_key(connection, transactions.c.reverses_id, keys)
+    return await _by_key(source, _BY_REVERSED, "reverses_id", keys)
 
 
-async def settlements_by_hold(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str]]
-) -> list[Any]:
+async def settlements_by_hold(source: Source, keys: Sequence[tuple[str, str]]) -> list[Any]:
     """For (mandate id, hold id) pairs the transaction that settled each, or None."""
-    return await _by_key(connection, transactions.c.hold_id, keys)
+    return await _by_key(source, _BY_HOLD, "hold_id", keys)
 
 
-async def balances_at(
-    connection: AsyncConnection, keys: Sequence[tuple[str, str, datetime]]
-) -> list[Decimal]:
+async def _by_key(
+    source: Source, statement: Statement, name: str, keys: Sequence[tuple[str, str]]
+) -> list[Any]:
+    mandate_ids, ids = (list(set(part)) for part in zip(*keys, strict=True))
+    rows = await statement.rows(source, mandate_ids=mandate_ids, keys=ids)
+    found = {(row.mandate_id, getattr(row, name)): row for row in rows}
+    return [found.get(key) for key in keys]
+
+
+async def balances_at(source: Source, keys: Sequence[tuple[str, str, datetime]]) -> list[Decimal]:
     """The balances of (mandate id, account id, instant), by one SELECT for each instant.
 
     That after the account's last transaction written up to then; 0 before the first.
@@ -201,37 +226,30 @@ async def balances_at(
         asked.setdefault(at, []).append((mandate_id, account_id))
     found: dict[tuple[str, str, datetime], Decimal] = {}
     for at, these in asked.items():
-        latest = (
-            select(transactions.c.balance_after)
-            .where(
-                transactions.c.mandate_id == accounts.c.mandate_id,
-                transactions.c.account_id == accounts.c.id,
-                transactions.c.id <= last_key(at),
-            )
-            .order_by(transactions.c.id.desc())
-            .limit(1)
-            .scalar_subquery()
-        )
-        query = select(accounts.c.mandate_id, accounts.c.id, latest).where(
-            accounts.c.mandate_id.in_({mandate_id for mandate_id, _ in these}),
-            accounts.c.id.in_({account_id for _, account_id in these}),
-        )
-        for mandate_id, account_id, balance in await connection.execute(query):
+        mandate_ids, account_ids = (list(set(part)) for part in zip(*these, strict=True))
+        for mandate_id, account_id, balance in await _LATEST_BALANCES.rows(
+            source, mandate_ids=mandate_ids, account_ids=account_ids, last_key=last_key(at)
+        ):
             found[mandate_id, account_id, at] = ZERO if balance is None else balance
     return [found[key] for key in keys]
 
 
-async def _by_key(
-    connection: AsyncConnection, column: Column[Any], keys: Sequence[tuple[str, str]]
-) -> list[Any]:
-    rows = await connection.execute(
-        select(transactions).where(
-            transactions.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}),
-            column.in_({key for _, key in keys}),
+_LATEST_BALANCES = Statement(
+    select(
+        accounts.c.mandate_id,
+        accounts.c.id,
+        select(transactions.c.balance_after)
+        .where(
+            transactions.c.mandate_id == accounts.c.mandate_id,
+            transactions.c.account_id == accounts.c.id,
+            transactions.c.id <= bindparam("last_key", type_=transactions.c.id.type),
         )
-    )
-    found = {(row.mandate_id, getattr(row, column.key)): row for row in rows}
-    return [found.get(key) for key in keys]
+        .order_by(transactions.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label("balance"),
+    ).where(is_among(accounts.c.mandate_id, "mandate_ids"), is_among(accounts.c.id, "account_ids"))
+)
 
 
 def _usual_order(filter: TransactionFilter) -> TransactionOrderField:  # noqa: A002
@@ -240,38 +258,68 @@ def _usual_order(filter: TransactionFilter) -> TransactionOrderField:  # noqa: A
     return TransactionOrderField.OCCURRED_AT
 
 
-def _matching(
+_CONDITIONS: Mapping[str, tuple[str, Callable[[Any, Any], Any]]] = {
+    "mandate_id": ("mandate_id", eq),
+    "only_user": ("user_id", eq),
+    **{name: (name, eq) for name in (*_EQUAL, "idempotency_key")},
+    "id": ("id", eq),
+    "created_from": ("id", ge),
+    "created_to": ("id", lt),
+    "written_from": ("id", ge),
+    "occurred_from": ("occurred_at", ge),
+    "occurred_to": ("occurred_at", lt),
+    "min_amount": ("amount", ge),
+    "max_amount": ("amount", le),
+}
+"""By the name of a value: the column that it is compared with, and how."""
+
+
+def _values(
     mandate_id: str,
     only_user: str | None,
     filter: TransactionFilter,  # noqa: A002
-    order_by: TransactionOrderField = TransactionOrderField.CREATED_AT,
-) -> Select[Any]:
+    order_by: TransactionOrderField,
+) -> dict[str, Any]:
+    """What rows are compared with, by name."""
+    values: dict[str, Any] = {"mandate_id": mandate_id, "only_user": only_user}
+    values |= {name: getattr(filter, name) for name in TransactionFilter.__slots__}
+    for name in ("created_from", "created_to"):
+        values[name] = values[name] and first_key(values[name])
+    for name in ("min_amount", "max_amount"):
+        values[name] = _clamped(values[name])
+    if filter.occurred_from is not None and order_by is TransactionOrderField.CREATED_AT:
+        values["written_from"] = first_key(max(filter.occurred_from, EPOCH) - _AHEAD)
+    if filter.search is not None:
+        values["search"] = pattern_of(filter.search)
+    return {name: value for name, value in values.items() if value is not None}
+
+
+@lru_cache(1024)
+def _matching(order_by: TransactionOrderField, *names: str) -> Select[Any]:
+    """The rows for which what these names ask for holds."""
     columns = transactions.c
-    query = select(transactions).where(columns.mandate_id == mandate_id)
-    for name, compare, value in (
-        ("user_id", eq, only_user),
-        *((name, eq, getattr(filter, name)) for name in (*_EQUAL, "idempotency_key")),
-        ("id", ge, filter.created_from and first_key(filter.created_from)),
-        ("id", lt, filter.created_to and first_key(filter.created_to)),
-        ("occurred_at", ge, filter.occurred_from),
-        ("occurred_at", lt, filter.occurred_to),
-        ("amount", ge, _clamped(filter.min_amount)),
-        ("amount", le, _clamped(filter.max_amount)),
-    ):
-        if value is None:
+    query = select(transactions)
+    for name in names:
+        if name == "search":
+            query = query.where(contains(bindparam(name, type_=String), columns.description))
             continue
-        if name in _INDEXED[order_by]:
-            query = query.where(compare(columns[name], value))
+        column_name, compare = _CONDITIONS[name]
+        column = columns[column_name]
+        if column_name in _INDEXED[order_by]:
+            query = query.where(compare(column, bindparam(name, type_=column.type)))
         else:
             # PostgreSQL may plan a parameter once for all: a range must be planned for itself,
             # or pages of many rows decide how one of few is read.
-            wanted = bindparam(None, value, columns[name].type, literal_execute=compare is not eq)
-            query = query.where(compare(unindexed(columns[name]), wanted))
-    if filter.occurred_from is not None and order_by is TransactionOrderField.CREATED_AT:
-        query = query.where(columns.id >= first_key(max(filter.occurred_from, EPOCH) - _AHEAD))
-    if filter.search is not None:
-        query = query.where(contains(filter.search, columns.description))
+            is_range = compare is not eq
+            wanted = bindparam(name, type_=column.type, literal_execute=is_range)
+            query = query.where(compare(unindexed(column), wanted))
     return query
+
+
+_ONE = Statement(_matching(TransactionOrderField.CREATED_AT, "mandate_id", "id"))
+_ONE_OF_USER = Statement(
+    _matching(TransactionOrderField.CREATED_AT, "mandate_id", "only_user", "id")
+)
 
 
 def _clamped(amount: Decimal | None) -> Decimal | None:

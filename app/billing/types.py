@@ -7,15 +7,19 @@ from decimal import Decimal
 from random import SystemRandom
 from typing import Any
 
+import orjson
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Boolean,
+    Column,
     DateTime,
     Dialect,
     Numeric,
     String,
     TypeDecorator,
     Uuid,
+    bindparam,
     func,
     select,
 )
@@ -167,8 +171,8 @@ class Instant(TypeDecorator[datetime]):
         return aware
 
 
-class Thresholds(TypeDecorator[Sequence[Any]]):
-    """Sorted values of one type for `width_bucket`: an array, and on SQLite lines of text."""
+class _List(TypeDecorator[Sequence[Any]]):
+    """Values of one type in one parameter: an array, and on SQLite a text."""
 
     impl = String
     cache_ok = True
@@ -181,10 +185,55 @@ class Thresholds(TypeDecorator[Sequence[Any]]):
         return String() if dialect.name == "sqlite" else dialect.type_descriptor(ARRAY(self.kind))
 
     def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> Any:
-        write = self.kind.dialect_impl(dialect).bind_processor(dialect)
-        if value is None or write is None or dialect.name != "sqlite":
+        if value is None or dialect.name != "sqlite":
             return value
-        return "\n".join(map(write, value))
+        write = self.kind.dialect_impl(dialect).bind_processor(dialect)
+        return self.joined(list(map(write, value)) if write else list(value))
+
+    def joined(self, values: list[Any]) -> str:
+        """The values as SQLite's functions read them."""
+        raise NotImplementedError
+
+
+class Thresholds(_List):
+    """Sorted values for `width_bucket`, which reads lines on SQLite."""
+
+    cache_ok = True
+
+    def joined(self, values: list[Any]) -> str:
+        return "\n".join(values)
+
+
+class Choice(_List):
+    """The values of `is_among`, which SQLite reads as JSON."""
+
+    cache_ok = True
+
+    def joined(self, values: list[Any]) -> str:
+        return orjson.dumps(values).decode()
+
+
+class is_among(FunctionElement[bool]):
+    """Whether a column has one of the values that are given by a name: one statement for any number."""
+
+    type = Boolean()
+    inherit_cache = True
+    name = "is_among"
+
+    def __init__(self, column: Column[Any], values: str) -> None:
+        super().__init__(column, bindparam(values, type_=Choice(column.type)))
+
+
+@compiles(is_among)
+def _any(element: is_among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} = ANY ({values})"
+
+
+@compiles(is_among, "sqlite")
+def _in_json(element: is_among, compiler: SQLCompiler, **options: Any) -> str:
+    column, values = (compiler.process(part, **options) for part in element.clauses)
+    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608
 
 
 NOW = select(func.statement_timestamp(type_=Instant())).scalar_subquery()

@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from sqlalchemy import and_, select
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import and_, bindparam, select
 
 from app.billing.enums import MembershipRole, UserKind
 from app.billing.errors import BillingError, Forbidden, Unauthenticated, UserErrorCode
 from app.billing.models import mandates, memberships, users
+from app.statements import Source, Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +73,30 @@ def mandate_not_found() -> BillingError:
     return BillingError(UserErrorCode.NOT_FOUND, "There is no such mandate.", "mandate_id")
 
 
-async def load_viewer(connection: AsyncConnection, user_id: str) -> Viewer:
+_VIEWER = Statement(
+    select(
+        users.c.id,
+        users.c.kind,
+        users.c.is_sys_admin,
+        users.c.enabled,
+        memberships.c.mandate_id,
+        memberships.c.role,
+    )
+    .outerjoin_from(
+        users,
+        memberships,
+        and_(memberships.c.user_id == users.c.id, memberships.c.left_at.is_(None)),
+    )
+    .where(users.c.id == bindparam("user_id"))
+)
+
+
+_MANDATE = Statement(select(mandates.c.id).where(mandates.c.id == bindparam("mandate_id")))
+
+
+async def load_viewer(source: Source, user_id: str) -> Viewer:
     """The user that a token names, with all roles; Unauthenticated when unknown or disabled."""
-    rows = (
-        await connection.execute(
-            select(
-                users.c.id,
-                users.c.kind,
-                users.c.is_sys_admin,
-                users.c.enabled,
-                memberships.c.mandate_id,
-                memberships.c.role,
-            )
-            .outerjoin_from(
-                users,
-                memberships,
-                and_(memberships.c.user_id == users.c.id, memberships.c.left_at.is_(None)),
-            )
-            .where(users.c.id == user_id)
-        )
-    ).all()
+    rows = await _VIEWER.rows(source, user_id=user_id)
     if not rows or not rows[0].enabled:
         raise Unauthenticated("The token's user is unknown or disabled.")
     return Viewer(
@@ -103,11 +107,10 @@ async def load_viewer(connection: AsyncConnection, user_id: str) -> Viewer:
     )
 
 
-async def sees(connection: AsyncConnection, viewer: Viewer, mandate_id: str) -> bool:
+async def sees(source: Source, viewer: Viewer, mandate_id: str) -> bool:
     """Whether the mandate exists and is the viewer's; asks the database only where it must."""
     if not viewer.may_see(mandate_id):
         return False
     if mandate_id in viewer.roles:
         return True
-    found = await connection.execute(select(mandates.c.id).where(mandates.c.id == mandate_id))
-    return found.first() is not None
+    return await _MANDATE.first(source, mandate_id=mandate_id) is not None

@@ -22,5 +22,4 @@ class Doorkeeper:
         if scheme.lower() != "bearer":
             raise Unauthenticated
         user_id = await self._authenticator.subject(token.strip())
-        async with self._database.read() as connection:
-            return await load_viewer(connection, user_id)
+        return await load_viewer(self._database, user_id)

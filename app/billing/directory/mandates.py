@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.billing.audit import write_audit_event
 from app.billing.checks import check_name, check_text, difference, invalid, refuse_null
 from app.billing.models import accounts, mandates, settings
-from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
+from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page, pattern_of
 from app.billing.roll_up import rebuild_next_week
 from app.billing.settings import (
     find_and_lock_settings,
@@ -21,16 +21,21 @@ from app.billing.settings import (
     no_settings_yet,
     read_terms,
 )
+from app.billing.types import is_among
 from app.billing.viewer import Viewer
 from app.database import Database
+from app.statements import Source, Statement
 
 NEW_MANDATE = {"currency": "CHF", "time_zone": "UTC"}
 """What a new mandate has where nothing else is given."""
 
 
-async def mandates_by_id(connection: AsyncConnection, mandate_ids: Sequence[str]) -> list[Any]:
+_BY_ID = Statement(select(mandates).where(is_among(mandates.c.id, "ids")))
+
+
+async def mandates_by_id(source: Source, mandate_ids: Sequence[str]) -> list[Any]:
     """Mandates that the caller may see, in the order asked; None for one that does not exist."""
-    rows = await connection.execute(select(mandates).where(mandates.c.id.in_(set(mandate_ids))))
+    rows = await _BY_ID.rows(source, ids=list(set(mandate_ids)))
     found = {row.id: row for row in rows}
     return [found.get(mandate_id) for mandate_id in mandate_ids]
 
@@ -44,15 +49,14 @@ async def mandate_ids(database: Database) -> Sequence[str]:
 
 async def find_mandate(database: Database, viewer: Viewer, mandate_id: str) -> Any:
     """The mandate, or None where it does not exist or is not the viewer's."""
-    async with database.read() as connection:
-        return await find_visible_mandate(connection, viewer, mandate_id)
+    return await find_visible_mandate(database, viewer, mandate_id)
 
 
-async def find_visible_mandate(connection: AsyncConnection, viewer: Viewer, mandate_id: str) -> Any:
+async def find_visible_mandate(source: Source, viewer: Viewer, mandate_id: str) -> Any:
     """As find_mandate, for what is read together with it."""
     if not viewer.may_see(mandate_id):
         return None
-    return (await mandates_by_id(connection, [mandate_id]))[0]
+    return (await mandates_by_id(source, [mandate_id]))[0]
 
 
 async def list_mandates(
@@ -63,7 +67,7 @@ async def list_mandates(
     if not viewer.sees_every_mandate:
         query = query.where(mandates.c.id.in_(viewer.roles))
     if search is not None:
-        query = query.where(contains(search, mandates.c.id, mandates.c.name))
+        query = query.where(contains(pattern_of(search), mandates.c.id, mandates.c.name))
     keyset = Keyset(
         (mandates.c.created_at, mandates.c.id), descending=True, binding=("mandates", search)
     )

@@ -15,7 +15,7 @@ from app.billing.directory.users import users_by_id
 from app.billing.enums import MembershipRole, PeriodType
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.models import memberships, users
-from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page
+from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page, pattern_of
 from app.billing.settings import lock_settings
 from app.billing.viewer import Viewer, sees
 from app.database import Database
@@ -90,7 +90,13 @@ async def list_memberships(
         )
         if search is not None:
             query = query.join(users, users.c.id == memberships.c.user_id).where(
-                contains(search, users.c.id, users.c.first_name, users.c.last_name, users.c.email)
+                contains(
+                    pattern_of(search),
+                    users.c.id,
+                    users.c.first_name,
+                    users.c.last_name,
+                    users.c.email,
+                )
             )
         keyset = Keyset(
             (memberships.c.created_at, memberships.c.user_id),

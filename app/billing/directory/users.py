@@ -4,15 +4,17 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import and_, case, exists, false, insert, or_, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, case, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
 from app.billing.checks import check_email, check_name, check_text, difference, refuse_null
 from app.billing.enums import MembershipRole, UserKind
 from app.billing.models import audit_events, memberships, users
+from app.billing.types import is_among
 from app.billing.viewer import Viewer
 from app.database import Database
+from app.statements import Source, Statement
 
 NEW_USER = {
     "email": None,
@@ -25,25 +27,42 @@ NEW_USER = {
 """What a new user has where nothing else is given."""
 
 
-async def users_by_id(
-    connection: AsyncConnection, viewer: Viewer, user_ids: Sequence[str]
-) -> list[Any]:
+_SHARED = exists().where(
+    memberships.c.user_id == users.c.id,
+    memberships.c.left_at.is_(None),
+    is_among(memberships.c.mandate_id, "administered"),
+)
+
+
+def _by_id(email: ColumnElement[Any]) -> Statement:
+    others = [column for column in users.c if column.name != "email"]
+    return Statement(select(*others, email.label("email")).where(is_among(users.c.id, "ids")))
+
+
+def _where(readable: ColumnElement[bool]) -> ColumnElement[Any]:
+    return case((readable, users.c.email))
+
+
+_IS_VIEWER = users.c.id == bindparam("viewer_id")
+_ALL_READABLE = _by_id(users.c.email)
+_OWN_READABLE = _by_id(_where(_IS_VIEWER))
+_SHARED_READABLE = _by_id(_where(or_(_IS_VIEWER, _SHARED)))
+
+
+async def users_by_id(source: Source, viewer: Viewer, user_ids: Sequence[str]) -> list[Any]:
     """Users in the order asked; `email` is None where the viewer may not read it."""
     administered = [
         mandate_id for mandate_id, role in viewer.roles.items() if role == MembershipRole.ADMIN
     ]
+    values: dict[str, Any] = {"ids": list(set(user_ids))}
     if viewer.sees_every_mandate:
-        email: Any = users.c.email
+        rows = await _ALL_READABLE.rows(source, **values)
+    elif not administered:
+        rows = await _OWN_READABLE.rows(source, **values, viewer_id=viewer.user_id)
     else:
-        shared = exists().where(
-            memberships.c.user_id == users.c.id,
-            memberships.c.left_at.is_(None),
-            memberships.c.mandate_id.in_(administered),
+        rows = await _SHARED_READABLE.rows(
+            source, **values, viewer_id=viewer.user_id, administered=administered
         )
-        readable = or_(users.c.id == viewer.user_id, shared if administered else false())
-        email = case((readable, users.c.email)).label("email")
-    others = [column for column in users.c if column.name != "email"]
-    rows = await connection.execute(select(*others, email).where(users.c.id.in_(set(user_ids))))
     found = {row.id: row for row in rows}
     return [found.get(user_id) for user_id in user_ids]
 
