@@ -9,7 +9,7 @@ import random
 import sqlite3
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
@@ -22,6 +22,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from app import postgresql, sqlite
 from app.metrics import RETRIES
+from app.silence import SilenceWatch
 from app.statements import Statement, is_watched
 
 T = TypeVar("T")
@@ -57,10 +58,8 @@ work waits for nothing but the database: after 10 s its process has stopped in t
 LAST_WAIT_SECONDS = 0.5
 request_begun: ContextVar[float] = ContextVar("request_begun")
 """When the request began that is being answered, by the clock of the loop."""
-SILENCE_SECONDS = 1.5
-"""After so long a server looks whether the database still answers others."""
 PROBE_SECONDS = 2.0
-"""For how long it does that: together well under 5 s."""
+"""For how long a question may take whose answer tells whether there is a database at all."""
 LONG_STATEMENT_SECONDS = 600
 """For one statement of the proof of a whole ledger: minutes, of ten million transactions."""
 ATTEMPTS = 8
@@ -116,8 +115,11 @@ class Database:
         """For each page of what reads many: they take turns, so that nobody else waits for all of them."""
         self._waits = waits
         self._probes: set[asyncio.Task[Any]] = set()
-        self._look: asyncio.Task[bool] | None = None
-        self._heard_at = -math.inf
+        self._watch = SilenceWatch(self._is_answering)
+        self._at_hand: list[tuple[Any, float]] = []
+        """Connections that were used for a statement just now, and when."""
+        self._waiting = 0
+        """How many wait for a connection of the pool."""
         if self.is_sqlite:
             options: dict[str, Any] = {
                 "connect_args": {"timeout": waits.busy, "async_creator_fn": sqlite.open_connection},
@@ -153,7 +155,7 @@ class Database:
             self._prober = create_async_engine(
                 address, poolclass=NullPool, isolation_level="AUTOCOMMIT", **options
             )
-            event.listen(self._writer.sync_engine, "after_cursor_execute", self._note_answer)
+            event.listen(self._writer.sync_engine, "after_cursor_execute", self._watch.note_answer)
             event.listen(self._writer.sync_engine, "checkin", postgresql.note_use)
             event.listen(self._writer.sync_engine, "checkout", postgresql.try_idle)
 
@@ -182,20 +184,50 @@ class Database:
             async with self.read() as connection:
                 return (await connection.execute(statement.query, values)).all()
         with _unavailable(retried=False):
-            async with _in_time(self._begin_by()):
-                lent = await greenlet_spawn(engine.raw_connection)
+            lent = await self._lend(engine)
             try:
                 with self._watched(lent.driver_connection):
                     found = await statement.run(lent, engine.dialect, values)
             except BaseException as error:
                 if not isinstance(error, DBAPIError) or error.connection_invalidated:
                     lent.invalidate()  # who was cancelled leaves an answer unread
-                raise
-            else:
-                self._note_answer()
-                return found
-            finally:
                 await greenlet_spawn(lent.close)
+                raise
+            self._watch.note_answer()
+            if self._waiting:
+                await greenlet_spawn(lent.close)
+            else:
+                self._at_hand.append((lent, time.monotonic()))
+            return found
+
+    async def _lend(self, engine: Engine) -> Any:
+        """A connection at hand, or one of the pool: that takes longer than most statements."""
+        while self._at_hand:
+            lent, used_at = self._at_hand.pop()
+            is_fresh = time.monotonic() - used_at < postgresql.IDLE_SECONDS
+            if is_fresh and (self.is_sqlite or not lent.driver_connection.is_closed()):
+                return lent
+            await greenlet_spawn(lent.close)
+        async with self._queueing(self._begin_by()):
+            return await greenlet_spawn(engine.raw_connection)
+
+    async def _give_back(self) -> None:
+        """Leaves the pool all its connections."""
+        while self._at_hand:
+            lent, _ = self._at_hand.pop()
+            await greenlet_spawn(lent.close)
+
+    @asynccontextmanager
+    async def _queueing(self, by: float) -> AsyncIterator[None]:
+        """Waits for a connection of the pool, by then."""
+        self._waiting += 1
+        try:
+            async with asyncio.timeout_at(None if by == math.inf else by):
+                yield
+        except TimeoutError:
+            raise TimeoutError("no connection in time") from None
+        finally:
+            self._waiting -= 1
 
     @asynccontextmanager
     async def snapshot(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -274,7 +306,8 @@ class Database:
     async def _connected(self, engine: AsyncEngine, by: float) -> AsyncIterator[AsyncConnection]:
         """A connection of the pool, got by then and watched."""
         connection = engine.connect()
-        async with _in_time(by):
+        await self._give_back()
+        async with self._queueing(by):
             await connection.start()
         try:
             with self._watched((await connection.get_raw_connection()).driver_connection):
@@ -282,58 +315,24 @@ class Database:
         finally:
             await asyncio.shield(asyncio.create_task(connection.close()))
 
-    @contextmanager
-    def _watched(self, driver_connection: Any) -> Iterator[None]:
-        """Ends a connection whose server is silent; a statement that only takes long is left alone."""
+    def _watched(self, driver_connection: Any) -> AbstractContextManager[None]:
+        """Ends a server's connection to a database that is silent."""
         if self.is_sqlite or self._waits.begin is None:
-            yield
-            return
-        watches: list[asyncio.Task[None]] = []
+            return nullcontext()
+        return self._watch.over(driver_connection)
 
-        async def watch() -> None:
-            while True:
-                if self._is_heard():
-                    pause = self._heard_at + SILENCE_SECONDS - time.monotonic()
-                elif await asyncio.shield(self._answering()):
-                    pause = SILENCE_SECONDS
-                else:
-                    break
-                await asyncio.sleep(pause)
-            driver_connection.terminate()
-
-        timer = asyncio.get_running_loop().call_later(
-            SILENCE_SECONDS, lambda: watches.append(asyncio.create_task(watch()))
-        )
+    async def _is_answering(self) -> bool:
+        """Whether the database says anything, be it a refusal."""
         try:
-            yield
-        finally:
-            timer.cancel()
-            for task in watches:
-                task.cancel()
-
-    def _is_heard(self) -> bool:
-        """Whether the database has done anything for this process of late: then it is only busy."""
-        return time.monotonic() - self._heard_at < SILENCE_SECONDS
-
-    def _note_answer(self, *_: object) -> None:
-        self._heard_at = time.monotonic()
-
-    def _answering(self) -> asyncio.Task[bool]:
-        """Whether the database says anything, be it a refusal: one look for all who want to know."""
-
-        async def look() -> bool:
-            try:
-                await self.ask(_say_something)
-            except DatabaseUnavailable as error:
-                return self._is_heard() or not isinstance(error.__cause__, OSError)
-            return True
-
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(look())
-        return self._look
+            await self.ask(_say_something)
+        except DatabaseUnavailable as error:
+            return self._watch.is_heard() or not isinstance(error.__cause__, OSError)
+        return True
 
     async def dispose(self) -> None:
         """Closes every pooled connection."""
+        self._watch.close()
+        await self._give_back()
         for task in self._probes:
             task.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
@@ -345,16 +344,6 @@ class Database:
 
     async def __aexit__(self, *_: object) -> None:
         await self.dispose()
-
-
-@asynccontextmanager
-async def _in_time(by: float) -> AsyncIterator[None]:
-    """For getting a connection."""
-    try:
-        async with asyncio.timeout_at(None if by == math.inf else by):
-            yield
-    except TimeoutError:
-        raise TimeoutError("no connection in time") from None
 
 
 @contextmanager

@@ -22,6 +22,8 @@ def note_use(_connection: object, record: Any) -> None:
 
 
 def try_idle(connection: Any, record: Any, _: object) -> None:
+    if connection.driver_connection.is_closed():
+        raise InvalidatePoolError
     if time.monotonic() - record.info.get("used_at", time.monotonic()) < IDLE_SECONDS:
         return
     try:
