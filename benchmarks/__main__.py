@@ -2,23 +2,18 @@
 
 import argparse
 import asyncio
-import os
-import platform
 import signal
 import statistics
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from pathlib import Path
 
 import orjson
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from app.database import Database
-from benchmarks.client import Unsound
 from benchmarks.contenders import OURS, RAW, STOCK, Contender, running, tokens
 from benchmarks.load import GATEWAY, load
 from benchmarks.server import running_server
@@ -88,7 +83,10 @@ async def _run(arguments: argparse.Namespace) -> None:
                 )
                 rates.setdefault(work.name, {}).setdefault(contender.name, []).append(outcome.rate)
     for work in works:
-        print(work.label, {name: round(statistics.median(found), 1) for name, found in rates[work.name].items()})
+        print(
+            work.label,
+            {name: round(statistics.median(found), 1) for name, found in rates[work.name].items()},
+        )
 
 
 async def _compare(work: Work, contenders: Sequence[Contender]) -> None:

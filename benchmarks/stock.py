@@ -6,7 +6,6 @@ request is parsed and validated anew by the stock rules, and strawberry.asgi.Gra
 its own JSON, under the options of our own server and without our middleware.
 """
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
