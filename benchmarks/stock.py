@@ -47,7 +47,7 @@ class StockView(GraphQL[Context, None]):
 def create_app() -> Starlette:
     """The application of this process, whose schema is stock from now on."""
     schema.execution_context_class = StrawberryGraphQLCoreExecutionContext
-    schema.extensions = []
+    schema.extensions = ()
     settings = load_settings()
     database = Database(settings.database_url, waits=PROMPT)
     limiter = RateLimiter(settings)
