@@ -23,7 +23,7 @@ test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
 suites: $(READY) $(SUITES)/.venv/ready $(SUITES)/node_modules/ready ## Public suites against a real server; needs Node.js and npm, too
 	$(BIN)/python -m tests.suites
 
-bench: $(READY) ## How long questions take on ledgers of 10 thousand, 1 million and 10 million rows
+bench: $(READY) ## Our server against hand-written routes and stock Strawberry: one table, in ten minutes
 	$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(READY) ## Style, types, architecture, dependencies, their known vulnerabilities and the committed schema

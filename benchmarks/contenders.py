@@ -1,20 +1,28 @@
 """The servers that are compared, each a process of its own on the same database."""
 
 import asyncio
-import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
+from typing import IO
 
 from app.auth import issue_token
 from app.config import Settings
 from benchmarks.client import Load, Outcome, Unsound, apply
+from benchmarks.load import GATEWAY
 from benchmarks.work import Work
-from tests.servers import environment, free_port
+from benchmarks.world import MEMBER, VIEWER
+from tests.servers import environment, free_port, resident
 
 RAW, OURS, STOCK = "raw", "ours", "stock"
+_COMMANDS = {
+    RAW: ("-m", "benchmarks.raw"),
+    OURS: ("-m", "app", "serve", "--drain", "0", "--port"),
+    STOCK: ("-m", "benchmarks.stock"),
+}
 _SERIALS = 30_000_000
 """For each of them: they write to the same ledger."""
 _SECONDS_TO_START = 60
@@ -26,11 +34,6 @@ _SETTINGS = {
     "BILLING_JWT_AUDIENCE": "billing",
     "BILLING_JWT_ISSUER": "billing",
 }
-_COMMANDS = {
-    RAW: ("-m", "benchmarks.raw"),
-    OURS: ("-m", "app", "serve", "--drain", "0", "--port"),
-    STOCK: ("-m", "benchmarks.stock"),
-}
 
 
 @dataclass(slots=True)
@@ -41,85 +44,103 @@ class Contender:
     port: int
     pid: int
     tokens: Mapping[str, str]
-    seconds_to_answer: float = 0.0
-    next_serial: int = 0
+    next_serial: int
+    answered: int = 0
+    milliseconds_to_answer: float = 0.0
+
+    @property
+    def memory(self) -> float:
+        """In MiB."""
+        return resident(self.pid)
 
     async def answer(
         self,
         work: Work,
         *,
+        bare: bool = False,
         connections: int = 1,
         seconds: float = float("inf"),
         most: int = 10**9,
         warm_up: float = 0.0,
     ) -> Outcome:
-        """What comes of its requests."""
+        """What comes of a load of this work."""
         token = self.tokens[work.viewer]
-        outcome = await apply(
-            Load(
-                self.port,
+        load = Load(
+            self.port,
+            tuple(
                 tuple(
-                    tuple(
-                        step.asked_of_routes(token)
-                        if self.name == RAW
-                        else step.asked_of_schema(token)
-                        for step in steps
-                    )
-                    for steps in work.steps
-                ),
-                connections,
-                seconds,
-                most,
-                warm_up,
-                work.expected,
-                self.next_serial,
-            )
+                    step.asked_of_routes(token, bare=bare)
+                    if self.name == RAW
+                    else step.asked_of_schema(token)
+                    for step in steps
+                )
+                for steps in work.steps
+            ),
+            connections,
+            seconds,
+            most,
+            warm_up,
+            work.expected,
+            self.next_serial,
         )
+        outcome = await apply(load)
+        self.answered += outcome.next_serial - self.next_serial
         self.next_serial = outcome.next_serial
         return outcome
 
 
-def tokens(viewers: Sequence[str]) -> dict[str, str]:
-    """One for each, as the servers take them."""
-    settings = Settings(
-        jwt_secret=_SECRET,  # type: ignore[arg-type]
-        jwt_audience="billing",
-        jwt_issuer="billing",
+def tokens(viewers: Iterable[str] = (VIEWER, MEMBER, GATEWAY)) -> dict[str, str]:
+    """One for each who asks, as the servers take them."""
+    settings = Settings.model_validate(
+        {"jwt_secret": _SECRET, "jwt_audience": "billing", "jwt_issuer": "billing"}
     )
     return {viewer: issue_token(settings, viewer, _TOKEN_SECONDS) for viewer in viewers}
 
 
 @asynccontextmanager
-async def running(
-    name: str, database_url: str, known: Mapping[str, str], first: Work
-) -> AsyncIterator[Contender]:
+async def running(name: str, database_url: str, first: Work) -> AsyncIterator[Contender]:
     """Runs one until the end; it has answered `first`."""
+    with tempfile.TemporaryFile() as said:
+        async with _running(name, database_url, first, said) as contender:
+            yield contender
+
+
+@asynccontextmanager
+async def _running(
+    name: str, database_url: str, first: Work, said: IO[bytes]
+) -> AsyncIterator[Contender]:
     port = free_port()
     begun = perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, *_COMMANDS[name], str(port)],
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *_COMMANDS[name],
+        str(port),
         env=environment(database_url, **_SETTINGS),
-        stdout=subprocess.DEVNULL,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=said,
         start_new_session=True,  # Ctrl-C is for this process, which ends that one
     )
     try:
         while not await _listens(port):
-            if process.poll() is not None or perf_counter() - begun > _SECONDS_TO_START:
-                raise Unsound(f"{name} did not start")
-            await asyncio.sleep(0.005)
+            if process.returncode is not None or perf_counter() - begun > _SECONDS_TO_START:
+                said.seek(0)
+                raise Unsound(f"{name} did not start.\n{said.read().decode()}")
+            await asyncio.sleep(0.002)
+        listening = perf_counter() - begun
         serial = list(_COMMANDS).index(name) * _SERIALS
-        contender = Contender(name, port, process.pid, known, next_serial=serial)
-        listening = perf_counter()
+        contender = Contender(name, port, process.pid, tokens(), serial)
         outcome = await contender.answer(first, most=1)
-        contender.seconds_to_answer = listening - begun + outcome.seconds
+        contender.milliseconds_to_answer = (listening + outcome.seconds) * 1000
         yield contender
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            process.terminate()
         try:
-            process.wait(10)
-        finally:
+            async with asyncio.timeout(10):
+                await process.wait()
+        except TimeoutError:
             process.kill()
-            process.wait(10)
+            await process.wait()
 
 
 async def _listens(port: int) -> bool:

@@ -1,4 +1,7 @@
-"""The command: loads ledgers of several sizes side by side and prints how long each question takes."""
+"""Whether answers slow down as the ledger grows: `python -m benchmarks.growth`.
+
+Loads ledgers of several sizes side by side and prints how long each question takes.
+"""
 
 import argparse
 import asyncio
@@ -40,7 +43,7 @@ def main() -> None:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks",
+        prog="python -m benchmarks.growth",
         description="Loads a ledger of each size (one mandate, 100 users, a year of usage) on a"
         " PostgreSQL server of its own, in a temporary directory that is removed at the end. Then"
         " it asks each ledger in turn what dashboards ask, through the GraphQL schema and without"

@@ -198,7 +198,7 @@ async def load(
 ) -> None:
     """Migrates an empty database and fills it with `rows` transactions of the year up to `now`."""
     await migrate(database)
-    await _create_mandate(database)
+    await create_mandate(database)
     await _open_accounts(database, now - timedelta(DAYS))
     async with _without_indexes(database, advance):
         await _post(database, rows - len(USERS), now, advance)
@@ -210,7 +210,8 @@ async def load(
         await connection.exec_driver_sql("VACUUM (ANALYZE)")
 
 
-async def _create_mandate(database: Database) -> None:
+async def create_mandate(database: Database) -> None:
+    """The mandate with its users, whose accounts are not open yet."""
     await upsert_mandate(database, OPERATOR, MANDATE, {"name": "Benchmark", "time_zone": ZONE})
     await upsert_user(database, OPERATOR, GATEWAY, {"kind": UserKind.SERVICE})
     for user_id in USERS:

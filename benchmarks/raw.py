@@ -5,14 +5,11 @@ of our own server. A route does what any real one must: it verifies the token an
 roles from the database. Its answer has the bytes that our server has for `data`.
 """
 
-import asyncio
 import base64
 import os
 import sys
-from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from functools import lru_cache
 from types import SimpleNamespace
@@ -32,8 +29,8 @@ from starlette.routing import Route
 from app.billing.models import transactions
 from app.billing.paging import Keyset
 from app.billing.transactions import TransactionFilter
-
-NANO = 10**9
+from benchmarks import raw_writes
+from benchmarks.raw_values import NANO, Viewer, money
 
 _VIEWER = """
 SELECT "user".kind, "user".is_sys_admin, "user".enabled, membership.mandate_id, membership.role
@@ -53,35 +50,46 @@ WHERE t.mandate_id = $1
 ORDER BY t.id DESC
 LIMIT $2
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Viewer:
-    """Who asks, with what the database says of them."""
-
-    user_id: str
-    is_sys_admin: bool
-    is_service: bool
-    roles: Mapping[str, str]
-
-    def require_admin(self, mandate_id: str) -> None:
-        if not self.is_sys_admin and self.roles.get(mandate_id) != "ADMIN":
-            raise HTTPException(403)
-
-    def require_gateway(self) -> None:
-        if not self.is_sys_admin and not self.is_service:
-            raise HTTPException(403)
+_BALANCES = """
+SELECT
+    m.id, m.name, m.currency, s.billing_model, s.credit_limit, s.warning_threshold_percent,
+    s.default_user_credit, a.id, a.balance, a.funding_base, a.credit_limit, h.held
+FROM billing_settings AS s
+JOIN mandate AS m ON m.id = s.mandate_id
+LEFT JOIN account AS a ON
+    a.mandate_id = s.mandate_id
+    AND a.account_type = CASE s.billing_model
+        WHEN 'PREPAY_USER' THEN 'USER' WHEN 'UNLIMITED' THEN 'UNLIMITED' ELSE 'MANDATE'
+    END
+    AND (a.user_id IS NULL OR a.user_id = $2)
+CROSS JOIN LATERAL (
+    SELECT coalesce(sum(amount), 0)::bigint AS held FROM hold
+    WHERE hold.mandate_id = a.mandate_id AND hold.account_id = a.id AND hold.status = 'OPEN'
+        AND hold.expires_at > statement_timestamp()
+) AS h
+WHERE s.mandate_id = ANY($1)
+ORDER BY s.mandate_id
+"""
+_MANDATE = "SELECT currency, time_zone FROM mandate WHERE id = $1"
+_STATISTICS = """
+WITH usage AS (
+    SELECT local_date, aicore_provider, cost, transaction_count FROM daily_total
+    WHERE mandate_id = $1 AND local_date >= $2 AND local_date < $3
+    UNION ALL
+    SELECT local_date, aicore_provider, cost, transaction_count FROM daily_usage
+    WHERE mandate_id = $1 AND local_date < $3 AND local_date >= greatest(
+        $2, (SELECT totalled_until FROM billing_settings WHERE mandate_id = $1)
+    )
+)
+SELECT extract(month FROM local_date)::int AS month, aicore_provider, sum(cost),
+    sum(transaction_count)::bigint
+FROM usage
+GROUP BY GROUPING SETS ((1), (2))
+"""
 
 
 Answer = Callable[[Any, Viewer, Request], Awaitable[Any]]
 """From a connection, who asks and what, to the data."""
-
-
-def money(nano: int) -> str:
-    """The text of an amount in nano units."""
-    whole, fraction = divmod(abs(nano), NANO)
-    sign = "-" if nano < 0 else ""
-    return f"{sign}{whole}.{fraction:09d}".rstrip("0") if fraction else f"{sign}{whole}"
 
 
 def json(data: Any) -> Response:
@@ -203,6 +211,86 @@ def _bound_to(mandate_id: str) -> str:
     return str(orjson.loads(base64.urlsafe_b64decode(cursor))[0])
 
 
+async def balances(connection: Any, viewer: Viewer, _: Request) -> Any:
+    rows = await connection.fetch(_BALANCES, list(viewer.roles), viewer.user_id)
+    return {"balances": [_balance(*row) for row in rows]}
+
+
+def _balance(
+    mandate_id: str,
+    name: str,
+    currency: str,
+    model: str,
+    limit: int | None,
+    percent: int,
+    credit: int,
+    account_id: Any,
+    balance: int,
+    base: int,
+    own_limit: int | None,
+    held: int,
+) -> Any:
+    expected = balance if account_id else credit if model == "PREPAY_USER" else 0
+    base = base if account_id else expected
+    available: int | None = expected - held
+    if model == "UNLIMITED":
+        available = None
+    elif model == "CREDIT_POSTPAY":
+        limit = limit if own_limit is None else own_limit
+        base = limit or 0
+        available = None if limit is None else limit + expected - held
+    threshold = max(0, percent * base // (100 * NANO))
+    return {
+        "mandate": {"id": mandate_id, "name": name},
+        "billingModel": model,
+        "currency": currency,
+        "balance": money(balance or 0),
+        "held": money(held),
+        "available": None if available is None else money(available),
+        "isWarning": available is not None and available <= threshold,
+    }
+
+
+async def statistics(connection: Any, viewer: Viewer, request: Request) -> Any:
+    mandate_id, year = request.query_params["mandateId"], int(request.query_params["year"])
+    viewer.require_admin(mandate_id)
+    currency, time_zone = await connection.fetchrow(_MANDATE, mandate_id)
+    rows = await connection.fetch(_STATISTICS, mandate_id, date(year, 1, 1), date(year + 1, 1, 1))
+    months, providers = {}, []
+    for month, provider, cost, count in rows:
+        if month is None:
+            providers.append((-int(cost), not provider, provider, count))
+        else:
+            months[month] = int(cost), count
+    zone = ZoneInfo(time_zone)
+    edges = [
+        datetime(year + place // 12, place % 12 + 1, 1, tzinfo=zone).astimezone(UTC)
+        for place in range(13)
+    ]
+    buckets = []
+    for place in range(12):
+        cost, count = months.get(place + 1, (0, 0))
+        buckets.append(
+            {
+                "start": edges[place],
+                "end": edges[place + 1],
+                "cost": money(cost),
+                "transactionCount": count,
+            }
+        )
+    found = {
+        "currency": currency,
+        "totalCost": money(sum(cost for cost, _ in months.values())),
+        "transactionCount": sum(count for _, count in months.values()),
+        "buckets": buckets,
+        "costByProvider": [
+            {"key": provider or None, "cost": money(-cost), "transactionCount": count}
+            for cost, _, provider, count in sorted(providers)
+        ],
+    }
+    return {"statistics": found}
+
+
 async def _keep(_: Any) -> None:
     """A connection goes back to the pool as it is: asking it to forget everything takes a round trip."""
 
@@ -222,6 +310,11 @@ def create_app() -> Starlette:
     routes = [
         Route("/bare", bare_page, methods=["GET"]),
         route("/transactions", page),
+        route("/balances", balances),
+        route("/statistics", statistics),
+        route("/usage", raw_writes.record_usage, "POST"),
+        route("/holds", raw_writes.create_hold, "POST"),
+        route("/settlements", raw_writes.settle_hold, "POST"),
     ]
     return Starlette(routes=routes, lifespan=_lifespan)
 

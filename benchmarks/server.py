@@ -18,6 +18,11 @@ _FAST = (
     "ALTER SYSTEM SET full_page_writes = off",
     "ALTER SYSTEM SET max_wal_size = '4GB'",
 )
+_DURABLE = (
+    "ALTER SYSTEM RESET fsync",
+    "ALTER SYSTEM RESET synchronous_commit",
+    "ALTER SYSTEM RESET full_page_writes",
+)
 
 
 class Server:
@@ -37,6 +42,10 @@ class Server:
         async with Database(self._address) as database, database.read() as connection:
             for statement in statements:
                 await connection.exec_driver_sql(statement)
+
+    async def write_durably(self) -> None:
+        """From now on a commit waits for the disk, as by PostgreSQL's own settings."""
+        await self.execute(*_DURABLE, "SELECT pg_reload_conf()", "CHECKPOINT")
 
 
 @asynccontextmanager

@@ -6,7 +6,6 @@ request is parsed and validated anew by the stock rules, and strawberry.asgi.Gra
 its own JSON, under the options of our own server and without our middleware.
 """
 
-import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -48,7 +47,7 @@ class StockView(GraphQL[Context, None]):
 def create_app() -> Starlette:
     """The application of this process, whose schema is stock from now on."""
     schema.execution_context_class = StrawberryGraphQLCoreExecutionContext
-    schema.extensions = []
+    schema.extensions = ()
     settings = load_settings()
     database = Database(settings.database_url, waits=PROMPT)
     limiter = RateLimiter(settings)

@@ -67,15 +67,18 @@ class Step:
     raw_path: str
     raw_body: Any = None
     """None for a GET."""
+    bare_path: str | None = None
+    """Of a route that asks for no token and looks for no viewer."""
 
     def asked_of_schema(self, token: str) -> bytes:
         body = orjson.dumps({"query": self.query, "variables": self.variables})
         return _request("POST", "/graphql", token, body)
 
-    def asked_of_routes(self, token: str) -> bytes:
+    def asked_of_routes(self, token: str, *, bare: bool) -> bytes:
+        path = self.bare_path if bare and self.bare_path else self.raw_path
         if self.raw_body is None:
-            return _request("GET", self.raw_path, token)
-        return _request("POST", self.raw_path, token, orjson.dumps(self.raw_body))
+            return _request("GET", path, token)
+        return _request("POST", path, token, orjson.dumps(self.raw_body))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +96,10 @@ class Work:
     of_raw: float | None = None
     of_stock: float | None = None
     """The aims: at least so much of the rate of raw, and of stock."""
+
+    @property
+    def has_bare(self) -> bool:
+        return self.steps[0][0].bare_path is not None
 
 
 def all_work(now: datetime) -> list[Work]:
@@ -123,9 +130,18 @@ def all_work(now: datetime) -> list[Work]:
     ]
 
 
-def _page(size: int, **aims: float) -> Work:
+def reading() -> Work:
+    """Pages, most of them short, for as long as one likes."""
+    short, long = (_page(size).steps[0] for size in (1, 50))
+    return Work(
+        "reading", "reading", VIEWER, [long, *[short] * 9], expected=(b'"hasNextPage":true', 1)
+    )
+
+
+def _page(size: int, **aims: Any) -> Work:
     variables = {"mandate": MANDATE, "first": size}
-    step = Step(_PAGE, variables, f"/transactions?mandateId={MANDATE}&first={size}")
+    asked = f"mandateId={MANDATE}&first={size}"
+    step = Step(_PAGE, variables, f"/transactions?{asked}", bare_path=f"/bare?{asked}")
     label = "1 transaction" if size == 1 else f"{size} transactions"
     return Work(f"page-{size}", f"{label}, user and mandate", VIEWER, [[step]], **aims)
 
@@ -139,7 +155,7 @@ def _statistics(year: int) -> Work:
     return Work("statistics", "statistics of a year", VIEWER, [[step]], of_raw=0.5)
 
 
-def _record(count: int, **aims: float) -> Work:
+def _record(count: int, **aims: Any) -> Work:
     def step(first: int) -> Step:
         events = [
             {

@@ -1,21 +1,59 @@
 """Who asks in the benchmark, and the mandates of whom sees many."""
 
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from app.billing.credits import add_credit
 from app.billing.directory import upsert_mandate, upsert_membership, upsert_user
 from app.billing.enums import BillingModel, MembershipRole, ReferenceType
 from app.billing.holds import NewHold, create_hold
+from app.billing.roll_up import total_days
 from app.billing.settings import update_settings
+from app.billing.usage import MAX_EVENTS, UsageEvent, record_usage
 from app.billing.viewer import OPERATOR
 from app.database import Database
-from benchmarks.load import MANDATE, PROVIDERS
+from app.migrate import migrate
+from benchmarks.load import (
+    DAYS,
+    FEATURES,
+    MANDATE,
+    MODELS,
+    PROVIDERS,
+    USERS,
+    Advance,
+    create_mandate,
+)
 
 VIEWER = "viewer"
 """An admin of the large mandate."""
 MEMBER = "member"
 """A member of 20 others."""
 MANDATES = [f"mandate-{number:02}" for number in range(20)]
+
+
+async def load_by_domain(database: Database, rows: int, now: datetime, advance: Advance) -> None:
+    """A year of usage up to `now`, booked as the domain books it: for either database, and slow."""
+    await migrate(database)
+    await create_mandate(database)
+    for first in range(0, rows, MAX_EVENTS):
+        advance("transactions", first, rows)
+        events = [
+            UsageEvent(
+                MANDATE,
+                USERS[place % len(USERS)],
+                Decimal(place % 1000 + 1) / 10_000,
+                f"call-{place}",
+                workflow_id=f"workflow-{place % 200}" if place % 3 == 0 else None,
+                feature_code=tuple(FEATURES)[place % len(FEATURES)],
+                aicore_provider=MODELS[model][0],
+                aicore_model=model,
+                occurred_at=now - timedelta(DAYS) * (rows - place) / rows,
+            )
+            for place in range(first, min(rows, first + MAX_EVENTS))
+            for model in [tuple(MODELS)[place % len(MODELS)]]
+        ]
+        await record_usage(database, OPERATOR, events, PROVIDERS, imported=True)
+    await total_days(database, now)
 
 
 async def populate(database: Database) -> None:

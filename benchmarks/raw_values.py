@@ -1,0 +1,33 @@
+"""What the reads and the writes of the baseline share: who asks, and amounts as text."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from starlette.exceptions import HTTPException
+
+NANO = 10**9
+
+
+@dataclass(frozen=True, slots=True)
+class Viewer:
+    """Who asks, with what the database says of them."""
+
+    user_id: str
+    is_sys_admin: bool
+    is_service: bool
+    roles: Mapping[str, str]
+
+    def require_admin(self, mandate_id: str) -> None:
+        if not self.is_sys_admin and self.roles.get(mandate_id) != "ADMIN":
+            raise HTTPException(403)
+
+    def require_gateway(self) -> None:
+        if not self.is_sys_admin and not self.is_service:
+            raise HTTPException(403)
+
+
+def money(nano: int) -> str:
+    """The text of an amount in nano units."""
+    whole, fraction = divmod(abs(nano), NANO)
+    sign = "-" if nano < 0 else ""
+    return f"{sign}{whole}.{fraction:09d}".rstrip("0") if fraction else f"{sign}{whole}"
