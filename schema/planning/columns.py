@@ -150,34 +150,33 @@ def write(rows: Rows, name: str, values: Iterable[Any]) -> None:
 
 
 @cache
-def _exact(kind: GraphQLLeafType) -> tuple[type | None, Callable[[Any], Any] | None]:
-    """A Python type and what writes its values, None where they are written as they are."""
+def _exact(kind: GraphQLLeafType) -> tuple[set[type], Callable[[Any], Any] | None]:
+    """Python types, and what writes their values: None where they are written as they are."""
     if isinstance(kind, CustomGraphQLEnumType):
         members: Any = kind.wrapped_cls
         names = {each: kind.coerce_output_value(each) for each in members}
-        return members, names.__getitem__
-    if kind.coerce_output_value is str:
-        return str, None
-    for python_type, scalar in SCALARS.items():
-        if scalar.name == kind.name and isinstance(python_type, type):
-            return python_type, kind.coerce_output_value
-    if kind in (GraphQLString, GraphQLID):
-        return str, None
+        return {members, str} if issubclass(members, str) else {members}, names.__getitem__
+    if kind in (GraphQLString, GraphQLID) or kind.coerce_output_value is str:
+        return {str}, None
+    if kind is GraphQLBoolean:
+        return {bool}, None
     if kind is GraphQLInt:
-        return int, kind.coerce_output_value  # it refuses what has more than 32 bits
-    return (bool, None) if kind is GraphQLBoolean else (None, None)
+        return {int}, kind.coerce_output_value  # it refuses what has more than 32 bits
+    types = {each for each, scalar in SCALARS.items() if scalar.name == kind.name}
+    return {each for each in types if isinstance(each, type)}, kind.coerce_output_value
 
 
 @cache
 def leaves(kind: GraphQLLeafType, is_required: bool) -> Complete:
     exact, write_one = _exact(kind)
+    optional = exact if is_required else exact | {NoneType}
     stock = StrawberryGraphQLCoreExecutionContext.complete_leaf_value
 
     def complete(_: "Run", values: Values) -> Values:
         types = set(map(type, values))
-        if types <= {exact}:
+        if types <= exact:
             return values if write_one is None else list(map(write_one, values))
-        if types <= {exact, NoneType} and not is_required:
+        if types <= optional:
             if write_one is None:
                 return values
             return [None if value is None else write_one(value) for value in values]
