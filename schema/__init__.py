@@ -24,6 +24,7 @@ from schema.errors import mark
 from schema.holds import HoldMutation, HoldQuery
 from schema.mandates import MandateMutation, MandateQuery
 from schema.memberships import MembershipMutation, MembershipQuery
+from schema.planning import PlannedExecution
 from schema.proof import ProofQuery
 from schema.rate_limits import RateLimitQuery
 from schema.root_fields import guard
@@ -111,4 +112,5 @@ schema = BillingSchema(
     mutation=Mutation,
     config=StrawberryConfig(scalar_map=SCALARS),
     extensions=[Validation],
+    execution_context_class=PlannedExecution,
 )

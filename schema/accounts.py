@@ -13,6 +13,7 @@ from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
 from schema.ids import joined_id
 from schema.inputs import BalanceOwner, MandateId, given
+from schema.keys import by_key
 from schema.mandates import Mandate
 from schema.paging import After, Before, Connection, First, Last
 from schema.scalars import CurrencyCode
@@ -48,13 +49,14 @@ class Account:
     enabled: bool = strawberry.field(description="Nothing is spent from a disabled account.")
     created_at: datetime = strawberry.field(description="When it was opened.")
 
-    @strawberry.field(description="The mandate it belongs to.")
-    async def mandate(self, info: Info) -> Mandate:
-        return await info.context.load.mandate.load(self.mandate_id)
+    mandate = by_key(Mandate, "mandate", "mandate_id", description="The mandate it belongs to.")
 
-    @strawberry.field(description="Its owner, for an account of type USER; else null.")
-    async def user(self, info: Info) -> User | None:
-        return await info.context.load.user.load(self.user_id) if self.user_id else None
+    user = by_key(
+        User | None,
+        "user",
+        "user_id",
+        description="Its owner, for an account of type USER; else null.",
+    )
 
     @strawberry.field(
         description="The balance as it was at that instant: after the last transaction whose createdAt is not later, 0 before the first."
@@ -134,19 +136,22 @@ class Balance:
     def id(self) -> strawberry.ID:
         return joined_id(self.mandate_id, self.user_id)
 
-    @strawberry.field(description="The mandate.")
-    async def mandate(self, info: Info) -> Mandate:
-        return await info.context.load.mandate.load(self.mandate_id)
+    mandate = by_key(Mandate, "mandate", "mandate_id", description="The mandate.")
 
-    @strawberry.field(description="The account that pays; null while none has been opened.")
-    async def account(self, info: Info) -> Account | None:
-        if self.account_id is None:
-            return None
-        return await info.context.load.account.load((self.mandate_id, self.account_id))
+    account = by_key(
+        Account | None,
+        "account",
+        "mandate_id",
+        "account_id",
+        description="The account that pays; null while none has been opened.",
+    )
 
-    @strawberry.field(description="The user whose balance it is under PREPAY_USER, else null.")
-    async def user(self, info: Info) -> User | None:
-        return await info.context.load.user.load(self.user_id) if self.user_id else None
+    user = by_key(
+        User | None,
+        "user",
+        "user_id",
+        description="The user whose balance it is under PREPAY_USER, else null.",
+    )
 
 
 @strawberry.type

@@ -15,6 +15,7 @@ from schema.accounts import Account, Balance
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
 from schema.inputs import MandateId, given
+from schema.keys import by_key
 from schema.paging import After, Before, Connection, First, Last
 from schema.transactions import Transaction
 from schema.users import User
@@ -54,17 +55,23 @@ class Hold:
     )
     created_at: datetime = strawberry.field(description="When the money was set aside.")
 
-    @strawberry.field(description="The account it is set aside on, and will be booked to.")
-    async def account(self, info: Info) -> Account:
-        return await info.context.load.account.load((self.mandate_id, self.account_id))
+    account = by_key(
+        Account,
+        "account",
+        "mandate_id",
+        "account_id",
+        description="The account it is set aside on, and will be booked to.",
+    )
 
-    @strawberry.field(description="Whose call it is.")
-    async def user(self, info: Info) -> User | None:
-        return await info.context.load.user.load(self.user_id)
+    user = by_key(User | None, "user", "user_id", description="Whose call it is.")
 
-    @strawberry.field(description="The debit that settled it; null unless it is settled.")
-    async def transaction(self, info: Info) -> Transaction | None:
-        return await info.context.load.settlement.load((self.mandate_id, self.id))
+    transaction = by_key(
+        Transaction | None,
+        "settlement",
+        "mandate_id",
+        "id",
+        description="The debit that settled it; null unless it is settled.",
+    )
 
 
 @strawberry.type(description="Holds, newest first.")
@@ -206,9 +213,9 @@ class _Held:
     key: strawberry.Private[HoldKey | None] = None
     user_errors: list[UserError] = user_errors()
 
-    @strawberry.field(description="The hold as it is now; null when refused.")
-    async def hold(self, info: Info) -> Hold | None:
-        return await info.context.load.hold.load(self.key) if self.key else None
+    hold = by_key(
+        Hold | None, "hold", "key", description="The hold as it is now; null when refused."
+    )
 
     @strawberry.field(description="The balance as it is now; null when refused.")
     async def balance(self, info: Info) -> Balance | None:

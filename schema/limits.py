@@ -5,6 +5,7 @@ fragment is measured once, however often it is spread: the time is linear in the
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import EllipsisType
 from typing import Any, NamedTuple
 
 from graphql import (
@@ -47,6 +48,10 @@ MAX_COST = 5_000
 What reads or computes much for one object counts for more: see below.
 """
 
+KEPT_COSTS = 16
+"""Of an operation, by the page sizes in its variables."""
+
+_SIZES = int | float | None | EllipsisType
 _ROWS = ("nodes", "edges")
 _WEIGHTS = {
     ("Mandate", "statistics"): 50,
@@ -84,7 +89,24 @@ def measure(
     variables: Mapping[str, Any],
 ) -> int:
     """What the operation costs, in points; TooComplex where it is over one of the limits."""
-    size = _Measure(schema, document, operation, variables).size
+    kept = vars(document.loc.source).setdefault("costs", {}) if document.loc else {}
+    names, costs = kept.get(id(operation), ((), {}))
+    sizes = tuple(variables.get(name, ...) for name in names)
+    if all(isinstance(size, _SIZES) for size in sizes) and sizes in costs:
+        return int(costs[sizes])
+    measured = _Measure(schema, document, operation, variables)
+    _check_size(measured.size, operation)
+    names = tuple(measured.page_sizes)
+    sizes = tuple(variables.get(name, ...) for name in names)
+    if all(isinstance(size, _SIZES) for size in sizes):
+        if len(costs) >= KEPT_COSTS:
+            costs.clear()
+        costs[sizes] = measured.size.cost
+        kept[id(operation)] = names, costs
+    return measured.size.cost
+
+
+def _check_size(size: Size, operation: OperationDefinitionNode) -> None:
     for value, limit, what in (
         (size.depth, MAX_DEPTH, "levels of fields"),
         (size.aliases, MAX_ALIASES, "aliases"),
@@ -98,7 +120,6 @@ def measure(
             f"The operation costs {min(size.cost, 10**9):,} points, of at most {MAX_COST:,}: ask for"
             " smaller pages, or for fewer objects of each row."
         )
-    return size.cost
 
 
 def check_variables(variables: Mapping[str, Any]) -> None:
@@ -136,6 +157,8 @@ class _Measure:
             if isinstance(definition, FragmentDefinitionNode)
         }
         self._measured: dict[str, Size] = {}
+        self.page_sizes: dict[str, None] = {}
+        """The variables that tell one."""
         _check_directives(operation, *(operation.variable_definitions or ()))
         root = schema.get_root_type(operation.operation)
         try:
@@ -213,6 +236,7 @@ class _Measure:
             case IntValueNode():
                 return float(node.value)
             case VariableNode():
+                self.page_sizes[node.name.value] = None
                 return self._variables.get(node.name.value)
         return None
 

@@ -14,6 +14,7 @@ from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
 from schema.ids import joined_id
 from schema.inputs import MandateId, given
+from schema.keys import by_key
 from schema.mandates import Mandate
 from schema.paging import After, Before, Connection, First, Last
 from schema.users import User
@@ -48,24 +49,22 @@ class Membership:
     def id(self) -> strawberry.ID:
         return joined_id(self.mandate_id, self.user_id)
 
-    @strawberry.field(description="The mandate.")
-    async def mandate(self, info: Info) -> Mandate:
-        return await info.context.load.mandate.load(self.mandate_id)
+    mandate = by_key(Mandate, "mandate", "mandate_id", description="The mandate.")
 
-    @strawberry.field(description="The user.")
-    async def user(self, info: Info) -> User:
-        return await info.context.load.user.load(self.user_id)
+    user = by_key(User, "user", "user_id", description="The user.")
 
     @strawberry.field(description="The user's own balance under PREPAY_USER, else null.")
     async def balance(self, info: Info) -> Balance | None:
         balance = await info.context.load.balance.load((self.mandate_id, self.user_id))
         return balance if balance and balance.user_id else None
 
-    @strawberry.field(
-        description="What the user may spend in each period, whichever account pays; null where there is no limit."
+    spend_limit = by_key(
+        SpendLimit | None,
+        "spend_limit",
+        "mandate_id",
+        "user_id",
+        description="What the user may spend in each period, whichever account pays; null where there is no limit.",
     )
-    async def spend_limit(self, info: Info) -> SpendLimit | None:
-        return await info.context.load.spend_limit.load((self.mandate_id, self.user_id))
 
 
 @strawberry.type(description="Users of a mandate, newest first.")
@@ -79,9 +78,7 @@ class Viewer:
 
     is_sys_admin: bool = strawberry.field(description="Whether they administer every mandate.")
 
-    @strawberry.field(description="The user that the token names.")
-    async def user(self, info: Info) -> User:
-        return await info.context.load.user.load(self.user_id)
+    user = by_key(User, "user", "user_id", description="The user that the token names.")
 
     @strawberry.field(description="The mandates they belong to, by mandate id.")
     async def memberships(self, info: Info) -> list[Membership]:

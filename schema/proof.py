@@ -13,6 +13,7 @@ from app.billing.paging import PageArguments
 from schema.accounts import Account
 from schema.context import Info
 from schema.inputs import MandateId
+from schema.keys import by_key
 from schema.paging import After, Before, Connection, First, Last
 from schema.users import User
 
@@ -32,9 +33,9 @@ class LedgerMismatch:
         description="What is stored and what it must be, a sentence for each figure: the first 100 and how many more."
     )
 
-    @strawberry.field(description="The account, as it is now.")
-    async def account(self, info: Info) -> Account:
-        return await info.context.load.account.load((self.mandate_id, self.account_id))
+    account = by_key(
+        Account, "account", "mandate_id", "account_id", description="The account, as it is now."
+    )
 
 
 @strawberry.type(
@@ -69,9 +70,12 @@ class AuditEvent:
     )
     created_at: datetime = strawberry.field(description="When it was changed.")
 
-    @strawberry.field(description="Who changed it; null for the operator on the command line.")
-    async def actor(self, info: Info) -> User | None:
-        return await info.context.load.user.load(self.actor_id) if self.actor_id else None
+    actor = by_key(
+        User | None,
+        "user",
+        "actor_id",
+        description="Who changed it; null for the operator on the command line.",
+    )
 
     @strawberry.field(
         description="The values before, of what was changed alone: a JSON object in its shortest form, names sorted. Null where there were none."

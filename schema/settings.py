@@ -11,6 +11,7 @@ from app.billing.enums import BillingModel
 from schema.context import Info
 from schema.errors import UserError, mutation, user_errors
 from schema.inputs import MandateId, given
+from schema.keys import by_key
 from schema.mandates import Mandate
 
 
@@ -59,9 +60,7 @@ class BillingSettings:
     def id(self) -> strawberry.ID:
         return strawberry.ID(self.mandate_id)
 
-    @strawberry.field(description="The mandate.")
-    async def mandate(self, info: Info) -> Mandate:
-        return await info.context.load.mandate.load(self.mandate_id)
+    mandate = by_key(Mandate, "mandate", "mandate_id", description="The mandate.")
 
     @strawberry.field(name="billingAddress", description="Where invoices go.")
     def address(self) -> BillingAddress | None:

@@ -13,6 +13,7 @@ from app.billing.periods import Granularity
 from app.billing.statistics import UsageDimension
 from schema.context import Info
 from schema.inputs import MandateId, given
+from schema.keys import by_key
 from schema.scalars import CurrencyCode, TimeZone
 from schema.users import User
 
@@ -33,11 +34,12 @@ class UserCostSlice:
     cost: Decimal = strawberry.field(description="In the mandate's currency.")
     transaction_count: int = strawberry.field(description="AI calls, free ones included.")
 
-    @strawberry.field(
-        description="The user, also one who has left the mandate; null for usage that named none."
+    user = by_key(
+        User | None,
+        "user",
+        "key",
+        description="The user, also one who has left the mandate; null for usage that named none.",
     )
-    async def user(self, info: Info) -> User | None:
-        return await info.context.load.user.load(self.key) if self.key else None
 
 
 @strawberry.type(description="The part of a cost that falls into [start, end).")

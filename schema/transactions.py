@@ -12,6 +12,7 @@ from app.billing.paging import PageArguments
 from schema.accounts import Account
 from schema.context import Info
 from schema.inputs import MandateId
+from schema.keys import by_key
 from schema.mandates import Mandate
 from schema.paging import After, Before, Connection, First, Last
 from schema.transaction_page import Filter, OrderBy, transaction_page
@@ -69,33 +70,41 @@ class Transaction:
     def readable_key(self, info: Info) -> str | None:
         return self.idempotency_key if info.context.viewer.may_read_keys(self.mandate_id) else None
 
-    @strawberry.field(description="The account it moved.")
-    async def account(self, info: Info) -> Account:
-        return await info.context.load.account.load((self.mandate_id, self.account_id))
-
-    @strawberry.field(description="The mandate.")
-    async def mandate(self, info: Info) -> Mandate:
-        return await info.context.load.mandate.load(self.mandate_id)
-
-    @strawberry.field(description="Whose call or credit it is; null where none was named.")
-    async def user(self, info: Info) -> User | None:
-        return await info.context.load.user.load(self.user_id) if self.user_id else None
-
-    @strawberry.field(
-        description="Who wrote it: an admin or a service; null for the system and the operator."
+    account = by_key(
+        Account, "account", "mandate_id", "account_id", description="The account it moved."
     )
-    async def actor(self, info: Info) -> User | None:
-        return await info.context.load.user.load(self.actor_id) if self.actor_id else None
 
-    @strawberry.field(description="The transaction that this one undoes.")
-    async def reverses(self, info: Info) -> Optional["Transaction"]:
-        if self.reverses_id is None:
-            return None
-        return await info.context.load.transaction.load((self.mandate_id, self.reverses_id))
+    mandate = by_key(Mandate, "mandate", "mandate_id", description="The mandate.")
 
-    @strawberry.field(description="The transaction that undoes this one.")
-    async def reversed_by(self, info: Info) -> Optional["Transaction"]:
-        return await info.context.load.reversal.load((self.mandate_id, self.id))
+    user = by_key(
+        User | None,
+        "user",
+        "user_id",
+        description="Whose call or credit it is; null where none was named.",
+    )
+
+    actor = by_key(
+        User | None,
+        "user",
+        "actor_id",
+        description="Who wrote it: an admin or a service; null for the system and the operator.",
+    )
+
+    reverses = by_key(
+        Optional["Transaction"],
+        "transaction",
+        "mandate_id",
+        "reverses_id",
+        description="The transaction that this one undoes.",
+    )
+
+    reversed_by = by_key(
+        Optional["Transaction"],
+        "reversal",
+        "mandate_id",
+        "id",
+        description="The transaction that undoes this one.",
+    )
 
     @strawberry.field(
         description="The other leg of a transfer; null for those who may see their own transactions alone."
@@ -105,11 +114,13 @@ class Transaction:
             return None
         return await info.context.load.transaction.load((self.mandate_id, self.counterpart_id))
 
-    @strawberry.field(description="The hold it settled.")
-    async def hold(self, info: Info) -> Annotated["Hold", strawberry.lazy("schema.holds")] | None:
-        if self.hold_id is None:
-            return None
-        return await info.context.load.hold.load((self.mandate_id, self.hold_id))
+    hold = by_key(
+        Annotated["Hold", strawberry.lazy("schema.holds")] | None,
+        "hold",
+        "mandate_id",
+        "hold_id",
+        description="The hold it settled.",
+    )
 
 
 @strawberry.type(description="Sums over all transactions that match, not over a page.")
