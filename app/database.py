@@ -23,7 +23,7 @@ from sqlalchemy.util import greenlet_spawn
 from app import postgresql, sqlite
 from app.metrics import RETRIES
 from app.silence import SilenceWatch
-from app.statements import Statement, is_watched
+from app.statements import Statement, as_sqlalchemy, is_watched
 
 T = TypeVar("T")
 Unit = Callable[[AsyncConnection], Awaitable[T]]
@@ -209,7 +209,10 @@ class Database:
                 return lent
             await greenlet_spawn(lent.close)
         async with self._queueing(self._begin_by()):
-            return await greenlet_spawn(engine.raw_connection)
+            try:
+                return await greenlet_spawn(engine.raw_connection)
+            except engine.dialect.loaded_dbapi.Error as error:
+                raise as_sqlalchemy(error, engine.dialect) from error
 
     async def _give_back(self) -> None:
         """Leaves the pool all its connections."""

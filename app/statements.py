@@ -69,7 +69,7 @@ class Statement:
             else:
                 found = await driver.fetch(compiled.text, *compiled.arguments(values))
         except Exception as error:
-            raise _as_sqlalchemy(error, compiled.text, connection, dialect) from error
+            raise _translated(error, connection, dialect) from error
         return compiled.read(found)
 
 
@@ -129,14 +129,19 @@ def _has_begun(connection: Connection) -> bool:
     return connection.dialect.name == "sqlite" or bool(driver.is_in_transaction())
 
 
-def _as_sqlalchemy(error: Exception, text: str, connection: Any, dialect: Any) -> BaseException:
+def as_sqlalchemy(error: Exception, dialect: Dialect, connection: Any = None) -> BaseException:
+    """What SQLAlchemy raises for an error of its driver, on a connection of its pool or on none."""
+    base = dialect.loaded_dbapi.Error
+    is_lost = isinstance(error, base) and dialect.is_disconnect(error, connection, None)
+    return DBAPIError.instance(
+        None, None, error, base, hide_parameters=True, connection_invalidated=is_lost
+    )
+
+
+def _translated(error: Exception, connection: Any, dialect: Dialect) -> BaseException:
     adapter = connection.dbapi_connection
     try:
         adapter._handle_exception(error)
     except Exception as translated:
-        base = dialect.loaded_dbapi.Error
-        is_lost = isinstance(translated, base) and dialect.is_disconnect(translated, adapter, None)
-        return DBAPIError.instance(
-            text, None, translated, base, hide_parameters=True, connection_invalidated=is_lost
-        )
-    raise AssertionError("unreachable")
+        return as_sqlalchemy(translated, dialect, adapter)
+    return error

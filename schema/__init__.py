@@ -1,8 +1,8 @@
 """The public contract: one schema, assembled from a module per noun."""
 
-from collections.abc import Callable
 from typing import Any
 
+import graphql
 import strawberry
 from graphql import (
     GraphQLError,
@@ -12,8 +12,10 @@ from graphql import (
     GraphQLObjectType,
 )
 from graphql.pyutils import Undefined
+from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.config import StrawberryConfig
-from strawberry.types import ExecutionContext
+from strawberry.types import ExecutionResult
+from strawberry.utils.await_maybe import await_maybe
 
 from schema import enums  # noqa: F401  (documents the domain's enums before they are used)
 from schema.accounts import AccountMutation, AccountQuery
@@ -22,6 +24,7 @@ from schema.corrections import CorrectionMutation
 from schema.credits import CreditMutation
 from schema.errors import mark
 from schema.holds import HoldMutation, HoldQuery
+from schema.limits import MAX_COST, check_variables, measure
 from schema.mandates import MandateMutation, MandateQuery
 from schema.memberships import MembershipMutation, MembershipQuery
 from schema.planning import PlannedExecution
@@ -34,7 +37,7 @@ from schema.statistics import StatisticsQuery
 from schema.transactions import TransactionQuery
 from schema.usage import UsageMutation
 from schema.users import UserMutation
-from schema.validation import Validation
+from schema.validation import parse_document, select_operation, validate_document
 
 
 @strawberry.type(
@@ -85,19 +88,51 @@ class BillingSchema(strawberry.Schema):
                     _without_null_default(field.args)
         guard(self._schema.query_type, self._schema.mutation_type)
 
-    def process_errors(
-        self, errors: list[GraphQLError], execution_context: ExecutionContext | None = None
-    ) -> None:
-        mark(errors, execution_context)
+    async def execute(
+        self,
+        query: str | None,
+        variable_values: dict[str, Any] | None = None,
+        context_value: Any = None,
+        root_value: Any = None,
+        operation_name: str | None = None,
+        *_: Any,
+        **__: Any,
+    ) -> ExecutionResult:
+        """Checks an operation and runs it; `extensions` tell what it costs.
 
-    def _get_execute_function(self) -> Callable[..., Any]:
-        execute = super()._get_execute_function()
-
-        def execute_here(*arguments: Any, context_value: Context, **options: Any) -> Any:
-            options["hide_suggestions"] = not context_value.shows_schema
-            return execute(*arguments, context_value=context_value, **options)
-
-        return execute_here
+        The stock way has no limits, reads each document anew, and takes longer for a small operation
+        than the operation itself.
+        """
+        context: Context = context_value
+        text, variables, extensions = query or "", variable_values or {}, dict[str, Any]()
+        result = graphql.ExecutionResult()
+        try:
+            document = parse_document(text)
+            operation = select_operation(document, operation_name)
+            check_variables(variables)
+            cost = measure(self._schema, document, operation, variables)
+            extensions["cost"] = {"requested": cost, "limit": MAX_COST}
+            result.errors = [*validate_document(self._schema, text, context.shows_schema)]
+            if not result.errors:
+                result = await await_maybe(
+                    graphql.execute(
+                        self._schema,
+                        document,
+                        root_value,
+                        context,
+                        variables,
+                        operation_name,
+                        executor_class=self.execution_context_class,
+                        is_awaitable=optimized_is_awaitable,  # type: ignore[arg-type]
+                        hide_suggestions=not context.shows_schema,
+                    )
+                )
+        except GraphQLError as error:
+            result.errors = [error]
+        except Exception as error:
+            result.errors = [GraphQLError(str(error), original_error=error)]
+        mark(result.errors or (), context.request_id)
+        return ExecutionResult(result.data, result.errors or None, extensions)
 
 
 def _without_null_default(inputs: dict[str, Any]) -> None:
@@ -111,6 +146,5 @@ schema = BillingSchema(
     query=Query,
     mutation=Mutation,
     config=StrawberryConfig(scalar_map=SCALARS),
-    extensions=[Validation],
     execution_context_class=PlannedExecution,
 )

@@ -1,13 +1,12 @@
 """How a refusal reaches the client: `userErrors` of a mutation, or a top-level error with a code."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 import strawberry
 from graphql import GraphQLError
-from strawberry.types import ExecutionContext
 from strawberry.utils.str_converters import to_camel_case
 
 from app.billing.errors import BillingError, RequestError, Unavailable, UserErrorCode
@@ -95,9 +94,8 @@ def explain(cause: BaseException, request_id: str) -> tuple[str, dict[str, Any]]
     return message, {"code": "INTERNAL", "requestId": request_id}
 
 
-def mark(found: list[GraphQLError], context: ExecutionContext | None) -> None:
+def mark(found: Sequence[GraphQLError], request_id: str) -> None:
     """Gives each error its `extensions.code` and hides the words of what was not expected."""
-    request_id = context.context.request_id if context and context.context else ""
     for error in found:
         cause = error.original_error
         while isinstance(cause, GraphQLError):

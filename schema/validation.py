@@ -1,9 +1,9 @@
-"""How a request is checked before anything runs: its size, then the rules of GraphQL.
+"""How a document is read and checked before anything of it runs.
 
 What was parsed and validated once is kept, by its text, for the next request with it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -30,17 +30,9 @@ from graphql.utilities import validate_input_literal
 from graphql.validation import ValuesOfCorrectTypeRule
 from graphql.validation.rules import overlapping_fields_can_be_merged
 from graphql.validation.validate import ValidationAbortedError
-from strawberry.extensions import SchemaExtension
 
 from app.billing.errors import BadInput
-from schema.limits import (
-    MAX_COST,
-    MAX_LENGTH,
-    MAX_TOKENS,
-    TooComplex,
-    check_variables,
-    measure,
-)
+from schema.limits import MAX_LENGTH, MAX_TOKENS, TooComplex
 
 KEPT_DOCUMENTS = 128
 """Each takes up to 1.5 MB, at 2,000 tokens; usually a tenth of that."""
@@ -123,32 +115,3 @@ def select_operation(document: DocumentNode, name: str | None) -> OperationDefin
     if len(found) > 1:
         raise BadInput("The document has several operations: name the one to run in operationName.")
     return found[0]
-
-
-class Validation(SchemaExtension):
-    """Checks each request, and tells what it costs."""
-
-    _cost: int | None = None
-
-    def on_parse(self) -> Iterator[None]:
-        context = self.execution_context
-        context.graphql_document = document = parse_document(context.query or "")
-        operation = select_operation(document, context._provided_operation_name)
-        variables = context.variables or {}
-        check_variables(variables)
-        self._cost = measure(context.schema._schema, document, operation, variables)
-        yield
-
-    def on_validate(self) -> Iterator[None]:
-        context = self.execution_context
-        context.pre_execution_errors = list(
-            validate_document(
-                context.schema._schema, context.query or "", context.context.shows_schema
-            )
-        )
-        yield
-
-    def get_results(self) -> dict[str, Any]:
-        if self._cost is None:
-            return {}
-        return {"cost": {"requested": self._cost, "limit": MAX_COST}}

@@ -10,19 +10,14 @@ from contextlib import suppress
 from typing import Any
 
 import orjson
-from cross_web import AsyncHTTPRequestAdapter, HTTPException
-from starlette.requests import ClientDisconnect, HTTPConnection, Request
-from starlette.responses import Response
+from graphql import GraphQLError, OperationType
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
 from starlette.types import Receive, Scope, Send
-from starlette.websockets import WebSocket
-from strawberry.asgi import GraphQL
-from strawberry.http import GraphQLHTTPResponse, GraphQLRequestData
-from strawberry.http.base import BaseRequestProtocol
-from strawberry.http.parse_content_type import parse_content_type
-from strawberry.schema.exceptions import InvalidOperationTypeError
-from strawberry.types import ExecutionResult
+from strawberry.http.ides import get_graphql_ide_html
 
-from app.billing.errors import Unauthenticated
+from app.billing.errors import RequestError, Unauthenticated
 from app.config import Environment, Settings
 from app.database import Database
 from app.logs import request_id
@@ -31,6 +26,7 @@ from app.server.answers import GRAPHQL_JSON, JSON, answer, explained, refusal
 from app.server.door import Doorkeeper
 from schema import schema
 from schema.context import Context
+from schema.validation import parse_document, select_operation
 
 MAX_BODY = 2 * 1024 * 1024
 """In bytes: a thousand events with descriptions of a thousand characters each fit."""
@@ -65,7 +61,7 @@ class BoundedRequest(Request):
             raise HTTPException(408, f"A request arrives within {BODY_SECONDS} seconds.") from None
 
 
-def _accepted(request: HTTPConnection) -> str:
+def _accepted(request: Request) -> str:
     """The media type of the answer: of the two there are, the one that is liked best."""
     liked = dict[str, float]()
     for part in request.headers.get("accept", "").split(","):
@@ -78,14 +74,13 @@ def _accepted(request: HTTPConnection) -> str:
     return GRAPHQL_JSON if graphql > 0 and graphql >= stock else JSON
 
 
-class GraphQLView(GraphQL[Context, None]):
-    """Strawberry's view, where it does not do what the draft asks for."""
+class GraphQLView:
+    """The endpoint: an ASGI application."""
 
     def __init__(
         self, settings: Settings, database: Database, door: Doorkeeper, limiter: RateLimiter
     ) -> None:
         self._in_development = settings.environment == Environment.DEVELOPMENT
-        super().__init__(schema, graphql_ide="graphiql" if self._in_development else None)
         self._database = database
         self._providers = settings.providers
         self._door = door
@@ -93,23 +88,44 @@ class GraphQLView(GraphQL[Context, None]):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = BoundedRequest(scope, receive)
+        media_type = _accepted(request)
         try:
-            response = await self.run(request)
+            response = await self._respond(request, media_type)
         except ClientDisconnect:
             return
         except HTTPException as error:
-            is_change = isinstance(error.__cause__, InvalidOperationTypeError)
-            status = 405 if is_change else error.status_code
-            response = refusal(error.reason, _REFUSED, status, _accepted(request))
-            if status == 405:
-                response.headers["Allow"] = "POST"
+            response = refusal(error.detail, _REFUSED, error.status_code, media_type)
+            response.headers.update(error.headers or {})
         except Exception as error:
-            response = explained(error, media_type=_accepted(request))
+            response = explained(error, media_type=media_type)
         await response(scope, receive, send)
 
-    async def get_context(
-        self, request: Request | WebSocket, response: Response | WebSocket
-    ) -> Context:
+    async def _respond(self, request: Request, media_type: str) -> Response:
+        context = await self._context(request)
+        if self._in_development and _wants_page(request):
+            return HTMLResponse(get_graphql_ide_html(graphql_ide="graphiql"))
+        asked = await _read(request)
+        for name, python_type, json_type in _MEMBERS:
+            if not isinstance(asked.get(name), python_type | None):
+                raise HTTPException(400, f"{name} must be {json_type} or null.")
+        query, variables, operation_name = (asked.get(name) for name, *_ in _MEMBERS[:3])
+        if not query:
+            raise HTTPException(400, "There is no query: send GraphQL in the member `query`.")
+        if request.method == "GET" and _is_change(query, operation_name):
+            raise HTTPException(405, "Send a mutation by POST.", {"Allow": "POST"})
+        result = await schema.execute(
+            query, variables, context_value=context, operation_name=operation_name
+        )
+        body: dict[str, Any] = {}
+        if result.data is not None or any(error.path for error in result.errors or ()):
+            body["data"] = result.data  # which is left out where nothing was run
+        if result.errors:
+            body["errors"] = [error.formatted for error in result.errors]
+        if result.extensions:
+            body["extensions"] = result.extensions
+        return answer(body, media_type)
+
+    async def _context(self, request: Request) -> Context:
         viewer = await self._door.viewer(request.headers.get("authorization"))
         if viewer is None and not self._in_development:
             raise Unauthenticated
@@ -122,46 +138,43 @@ class GraphQLView(GraphQL[Context, None]):
             limiter=self._limiter,
         )
 
-    def should_render_graphql_ide(self, request: BaseRequestProtocol) -> bool:
-        is_browser = "text/html" in request.headers.get("accept", "")
-        return bool(self.graphql_ide) and is_browser and super().should_render_graphql_ide(request)
 
-    async def parse_http_body(self, request: AsyncHTTPRequestAdapter) -> GraphQLRequestData:
-        if request.method == "GET":
-            data = self.parse_query_params(request.query_params)
-        else:
-            kind, parameters = parse_content_type(request.content_type or "")
-            charset = str(parameters.get("charset", "utf-8")).lower()
-            if kind.lower() != JSON or charset not in ("utf-8", "utf8"):
-                raise HTTPException(415, f"Send {JSON} in UTF-8.")
-            data = self.decode_json(await request.get_body())
-        for name, python_type, json_type in _MEMBERS:
-            if not isinstance(data.get(name), python_type | None):
-                raise HTTPException(400, f"{name} must be {json_type} or null.")
-        query, variables, operation_name, extensions = (data.get(name) for name, *_ in _MEMBERS)
-        return GraphQLRequestData(query, variables, operation_name, extensions)
+def _wants_page(request: Request) -> bool:
+    return (
+        request.method == "GET"
+        and "query" not in request.query_params
+        and "text/html" in request.headers.get("accept", "")
+    )
 
-    def decode_json(self, data: str | bytes) -> dict[str, Any]:
-        decoded = orjson.loads(data)
-        if not isinstance(decoded, dict):
-            raise HTTPException(400, "The request must be a JSON object: batches are not taken.")
-        return decoded
 
-    async def get_sub_response(self, request: Request | WebSocket) -> Response:
-        return Response(media_type=_accepted(request))
+async def _read(request: Request) -> dict[str, Any]:
+    """The members of a request, as they were sent."""
+    if request.method == "GET":
+        asked: dict[str, Any] = dict(request.query_params)
+        for name in ("variables", "extensions"):
+            if asked.get(name):
+                asked[name] = _decoded(asked[name])
+        return asked
+    kind, *parameters = request.headers.get("content-type", "").lower().split(";")
+    charsets = [text.partition("=")[2].strip(' "') for text in parameters if "charset" in text]
+    if kind.strip() != JSON or not {*charsets} <= {"utf-8", "utf8"}:
+        raise HTTPException(415, f"Send {JSON} in UTF-8.")
+    decoded = _decoded(await request.body())
+    if not isinstance(decoded, dict):
+        raise HTTPException(400, "The request must be a JSON object: batches are not taken.")
+    return decoded
 
-    async def process_result(
-        self, request: Request, result: ExecutionResult
-    ) -> GraphQLHTTPResponse:
-        response = await super().process_result(request, result)
-        if result.data is None and not any(error.path for error in result.errors or ()):
-            del response["data"]  # nothing was run
-        return response
 
-    def create_response(
-        self,
-        response_data: GraphQLHTTPResponse | list[GraphQLHTTPResponse],
-        sub_response: Response,
-    ) -> Response:
-        [data] = [response_data] if isinstance(response_data, dict) else response_data
-        return answer(data, sub_response.media_type or JSON)
+def _decoded(text: str | bytes) -> Any:
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        raise HTTPException(400, "The request is no JSON.") from None
+
+
+def _is_change(query: str, operation_name: str | None) -> bool:
+    try:
+        operation = select_operation(parse_document(query), operation_name)
+    except (GraphQLError, RequestError):
+        return False  # what is wrong is told when it is run
+    return operation.operation is OperationType.MUTATION
