@@ -89,8 +89,10 @@ async def find_facts(
     database: Database, mandate_id: str, users: Sequence[str], cursors: Mapping[str, Sequence[str]]
 ) -> Facts:
     tables = (transactions, accounts, holds, audit_events)
-    rows = [await read_rows(database, table, mandate_id=mandate_id) for table in tables]
-    return Facts(mandate_id, users, *rows, cursors)
+    written, opened, held, audit = [
+        await read_rows(database, table, mandate_id=mandate_id) for table in tables
+    ]
+    return Facts(mandate_id, users, written, opened, held, audit, cursors)
 
 
 class Name(str):
@@ -134,7 +136,7 @@ class Maker:
         names = [name for name in dict.fromkeys(names) if name in kind.fields]
         inner = {node.name.value: node for node in chosen if isinstance(node, FieldNode)}
         if depth and depth < 6:
-            names += self._more(kind, names, depth)
+            names += [name for name in self._more(kind, names, depth) if name not in names]
         made: list[SelectionNode] = []
         for name in names or ["__typename"]:
             node = inner.get(name)
@@ -153,13 +155,13 @@ class Maker:
         """Names of fields that are asked for, too: the rows of a list, and what is in them."""
         if "nodes" in kind.fields:
             return [] if {"nodes", "edges"} & {*names} else [self.dice.choice(["nodes", "edges"])]
-        more = []
+        more = ["node"] if "node" in kind.fields and "node" not in names else []
         for name, definition in kind.fields.items():
             is_nested = is_composite_type(get_named_type(definition.type))
             share = 0.3 if not is_nested else 0.15 if depth < 4 else 0.03
-            if name not in names and self._chance(share) and not _is_dear(name):
+            if name not in (*names, *more) and self._chance(share) and not _is_dear(name):
                 more.append(name)
-        return more
+        return more or [name for name in ("id", "cost", "amount") if name in kind.fields][:1]
 
     def _field(
         self,
