@@ -33,6 +33,10 @@ Details = list[FieldDetails]
 Complete = Callable[["Run", Values], Values]
 
 
+_OF_ROW = frozenset(dir(Row))
+"""What is an attribute of any Row, whatever its columns are called."""
+
+
 class Refused(Exception):
     """A value that no plan covers."""
 
@@ -62,7 +66,7 @@ class Sources:
 
     def read(self, name: str) -> Values:
         place = self._places.get(name)
-        if place is None or hasattr(Row, name):
+        if place is None or name in _OF_ROW:
             return list(map(attrgetter(name), self.items))
         return [item[place] for item in self.items]
 
@@ -75,7 +79,9 @@ class Column(NamedTuple):
     complete: Complete
 
     def fill(self, run: "Run", sources: Sources, rows: Rows) -> None:
-        write(rows, self.name, self.complete(run, self.read(sources)))
+        name, read, complete = self
+        for row, value in zip(rows, complete(run, read(sources)), strict=True):
+            row[name] = value
 
 
 class LoadedColumn(NamedTuple):
@@ -102,7 +108,8 @@ class LoadedColumn(NamedTuple):
             answers = dict(zip(distinct, self.complete(run, values), strict=True))
             if is_partial:
                 answers[None] = None
-            write(rows, self.name, [answers[key] for key in keys])
+            for row, key in zip(rows, keys, strict=True):
+                row[self.name] = answers[key]
 
         run.load(self.key.loader, list(distinct), found)
 
@@ -142,11 +149,6 @@ class Plan(NamedTuple):
         for column in self.columns:
             column.fill(run, sources, rows)
         return rows
-
-
-def write(rows: Rows, name: str, values: Iterable[Any]) -> None:
-    for row, value in zip(rows, values, strict=True):
-        row[name] = value
 
 
 @cache
