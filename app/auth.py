@@ -14,6 +14,9 @@ from app.jwks import RemoteKeySet, read_key_set
 
 MAX_TOKEN = 8192
 """Characters; a longer one is not even looked at."""
+KEPT_SECONDS = 60
+"""For so long a token that was found good is not verified again, unless it expires before."""
+_KEPT_TOKENS = 1000
 _SYMMETRIC = "HS256"
 _ASYMMETRIC = ("RS256", "ES256", "EdDSA")
 
@@ -52,6 +55,8 @@ class Authenticator:
 
     def __init__(self, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._secret = _secret(settings)
+        self._known: dict[str, tuple[str, float]] = {}
+        """Subject, and until when it is taken as known, by token."""
         self._audience = settings.jwt_audience
         self._issuer = settings.jwt_issuer
         self._keys = (
@@ -64,6 +69,17 @@ class Authenticator:
 
     async def subject(self, token: str) -> str:
         """The user id in a token of ours that is in force; Unauthenticated for any other."""
+        subject, good_until = self._known.get(token, ("", 0.0))
+        if time.time() < good_until:
+            return subject
+        subject, expires_at = await self._verify(token)
+        if len(self._known) == _KEPT_TOKENS:
+            self._known.clear()
+        self._known[token] = subject, min(expires_at, time.time() + KEPT_SECONDS)
+        return subject
+
+    async def _verify(self, token: str) -> tuple[str, float]:
+        """The user id, and when the token expires, in seconds since 1970."""
         try:
             algorithm, key = await self._key(token)
             claims = jwt.decode(
@@ -90,7 +106,7 @@ class Authenticator:
             raise Unauthenticated("The token is malformed or not signed by us.") from None
         if not subject.strip():
             raise Unauthenticated("The token lacks the claim sub.")
-        return subject
+        return subject, float(int(claims["exp"]))
 
     async def _key(self, token: str) -> tuple[str, bytes | jwt.PyJWK]:
         """What must have signed it: a key of ours that serves the algorithm it names, and only that one.

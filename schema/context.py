@@ -35,11 +35,11 @@ class Context:
 
     @cached_property
     def load(self) -> Loaders:
-        return Loaders(self.database, self.viewer)
+        return Loaders(self.database, self.viewer, self.viewer.mandates)
 
     def forget(self) -> None:
         """Drops what was loaded before a change: a request may hold several, and shows what each made."""
-        self.__dict__.pop("load", None)
+        self.load = Loaders(self.database, self.viewer, {})
 
 
 Info = strawberry.Info[Context, None]

@@ -13,6 +13,7 @@ from app.billing.transactions import SortDirection, TransactionOrderField
 from schema.context import Info
 from schema.inputs import given
 from schema.paging import Connection
+from schema.planning import asked
 
 
 @strawberry.input(description="What must hold for a transaction; all that is given must hold.")
@@ -82,6 +83,7 @@ async def transaction_page(
     page: PageArguments,
 ) -> Any:
     """A TransactionConnection, or None where the mandate is not the viewer's."""
+    wanted = asked(info, "nodes", "edges.node")
     found = await transactions.list_transactions(
         info.context.database,
         info.context.viewer,
@@ -90,5 +92,11 @@ async def transaction_page(
         order_by=order.field if order else None,
         descending=order is None or order.direction is SortDirection.DESC,
         page=page,
+        columns=wanted.attributes,
+        with_users="user" in wanted.loaders,
     )
-    return Connection(page=found) if found else None
+    if found is None:
+        return None
+    for user_id, user in found.users.items():
+        info.context.load.user.prime(user_id, user)
+    return Connection(page=found)

@@ -10,7 +10,7 @@ import jwt
 import pytest
 from pydantic import SecretStr
 
-from app.auth import Authenticator, issue_token
+from app.auth import KEPT_SECONDS, Authenticator, issue_token
 from app.billing.errors import Unauthenticated
 from app.config import Settings
 
@@ -56,6 +56,44 @@ def test_a_token_of_the_platform_names_its_user() -> None:
     assert subject(signed()) == "alice"
     assert subject(signed(aud=["other", "billing-api"])) == "alice"
     assert subject(signed(iat=int(time.time()), nbf=0)) == "alice"
+
+
+@pytest.mark.anyio
+async def test_a_good_token_is_verified_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    verified: list[str] = []
+    decode = jwt.decode
+
+    def note(token: str, *arguments: Any, **options: Any) -> Any:
+        verified.append(token)
+        return decode(token, *arguments, **options)
+
+    monkeypatch.setattr(jwt, "decode", note)
+    authenticator, token, now = Authenticator(SETTINGS), signed(exp=2**40), time.time()
+    for later, times in ((0, 1), (1, 1), (KEPT_SECONDS - 1, 1), (KEPT_SECONDS + 1, 2)):
+        monkeypatch.setattr(time, "time", lambda later=later: now + later)
+        assert await authenticator.subject(token) == "alice"
+        assert verified == [token] * times
+    with pytest.raises(Unauthenticated):
+        await authenticator.subject(token[:-2])
+
+
+@pytest.mark.anyio
+async def test_a_known_token_expires_like_any_other() -> None:
+    authenticator, expires_at = Authenticator(SETTINGS), int(time.time()) + 2
+    token = signed(exp=expires_at)
+    assert await authenticator.subject(token) == "alice"
+    await asyncio.sleep(expires_at - time.time() + 0.01)
+    with pytest.raises(Unauthenticated, match="has expired"):
+        await authenticator.subject(token)
+
+
+@pytest.mark.anyio
+async def test_few_tokens_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.auth._KEPT_TOKENS", 2)
+    authenticator = Authenticator(SETTINGS)
+    for name in "abc":
+        assert await authenticator.subject(signed(sub=name)) == name
+        assert len(authenticator._known) <= 2
 
 
 def test_an_expired_token() -> None:

@@ -4,7 +4,7 @@ import base64
 import hashlib
 from asyncio import Task, create_task
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
 from typing import Any, TypeVar
@@ -67,6 +67,8 @@ class Page:
     """How many rows match in all, not on this page."""
     totals: Any = None
     """An async function: sums over all that match, where the list has them."""
+    users: Mapping[str, Any] = field(default_factory=dict)
+    """Of the rows, by id, where they were read together."""
 
 
 @dataclass(frozen=True)

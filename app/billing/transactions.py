@@ -1,6 +1,6 @@
 """The ledger as it is read: one transaction, and lists filtered, ordered, paged and totalled."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -9,10 +9,11 @@ from functools import lru_cache
 from operator import eq, ge, le, lt
 from typing import Any, cast
 
-from sqlalchemy import Column, Select, String, bindparam, case, func, select
+from sqlalchemy import Column, ColumnElement, Select, String, bindparam, case, func, select
 
+from app.billing.directory import ShownUser, readable_emails, shown_columns
 from app.billing.enums import ReferenceType, TransactionType
-from app.billing.models import accounts, transactions
+from app.billing.models import accounts, transactions, users
 from app.billing.money import MAX_TRANSACTION, ZERO
 from app.billing.paging import (
     Keyset,
@@ -119,10 +120,13 @@ async def list_transactions(
     order_by: TransactionOrderField | None = None,
     descending: bool = True,
     page: PageArguments,
+    columns: Collection[str] | None = None,
+    with_users: bool = False,
 ) -> Page | None:
     """A mandate's transactions that the viewer may see; None where it is not the viewer's.
 
     Without an order, newest first by the time that the filter bounds, so that an index has the page.
+    Rows have the `columns` that are named, or all; the page has their users if they are asked for.
 
     BadInput for a page or a filter that no row can meet.
     """
@@ -137,6 +141,9 @@ async def list_transactions(
     if filter.idempotency_key is not None and not viewer.may_read_keys(mandate_id):
         values["idempotency_key"] = None  # which no key equals
     query = _matching(order_by, *values)
+    readable, email_values = readable_emails(viewer) if with_users else (None, {})
+    chosen = None if columns is None else frozenset(columns)
+    rows = _with_columns(query, order_by, chosen, readable)
     keyset = Keyset(
         _ORDER_COLUMNS[order_by],
         descending,
@@ -144,7 +151,7 @@ async def list_transactions(
     )
     if not viewer.may_see(mandate_id):
         return None
-    found = await fetch_listed(database, query, values, keyset, page)
+    found = await fetch_listed(database, rows, values | email_values, keyset, page)
     if not found.nodes and not await sees(database, viewer, mandate_id):
         return None
     is_whole = only_user is None and filter == TransactionFilter()
@@ -162,7 +169,12 @@ async def list_transactions(
         row = await read_sums()
         return TransactionTotals(credits=row.credits, debits=row.debits)
 
-    return replace(found, count=count, totals=totals)
+    page_users = {
+        row.user_id: ShownUser(*row[-len(ShownUser._fields) :])
+        for row in found.nodes
+        if with_users and row.user_id
+    }
+    return replace(found, count=count, totals=totals, users=page_users)
 
 
 def balance_before(row: Any) -> Decimal:
@@ -314,6 +326,25 @@ def _matching(order_by: TransactionOrderField, *names: str) -> Select[Any]:
             wanted = bindparam(name, type_=column.type, literal_execute=is_range)
             query = query.where(compare(unindexed(column), wanted))
     return query
+
+
+@lru_cache(1024)
+def _with_columns(
+    query: Select[Any],
+    order_by: TransactionOrderField,
+    columns: frozenset[str] | None,
+    readable: str | None,
+) -> Select[Any]:
+    """The rows of `_matching` with these columns, and with their users."""
+    chosen: list[ColumnElement[Any]] = [
+        column
+        for column in transactions.c
+        if columns is None or column.name in columns or column in _ORDER_COLUMNS[order_by]
+    ]
+    if readable is None:
+        return query.with_only_columns(*chosen)
+    joined = query.with_only_columns(*chosen, *shown_columns(readable))
+    return joined.outerjoin_from(transactions, users, users.c.id == transactions.c.user_id)
 
 
 _ONE = Statement(_matching(TransactionOrderField.CREATED_AT, "mandate_id", "id"))

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, select
 
@@ -9,6 +11,16 @@ from app.billing.enums import MembershipRole, UserKind
 from app.billing.errors import BillingError, Forbidden, Unauthenticated, UserErrorCode
 from app.billing.models import mandates, memberships, users
 from app.statements import Source, Statement
+
+
+class OwnMandate(NamedTuple):
+    """A mandate that the viewer belongs to."""
+
+    id: str
+    name: str
+    currency: str
+    time_zone: str
+    created_at: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +32,8 @@ class Viewer:
     is_service: bool = False
     roles: Mapping[str, MembershipRole] = field(default_factory=dict)
     """The role in each mandate the viewer belongs to, by mandate id."""
+    mandates: Mapping[str, "OwnMandate"] = field(default_factory=dict, compare=False)
+    """Those mandates, as they were when the roles were read."""
 
     @property
     def actor_id(self) -> str | None:
@@ -79,14 +93,15 @@ _VIEWER = Statement(
         users.c.kind,
         users.c.is_sys_admin,
         users.c.enabled,
-        memberships.c.mandate_id,
         memberships.c.role,
+        *(mandates.c[name].label(f"mandate_{name}") for name in OwnMandate._fields),
     )
     .outerjoin_from(
         users,
         memberships,
         and_(memberships.c.user_id == users.c.id, memberships.c.left_at.is_(None)),
     )
+    .outerjoin(mandates, mandates.c.id == memberships.c.mandate_id)
     .where(users.c.id == bindparam("user_id"))
 )
 
@@ -99,11 +114,13 @@ async def load_viewer(source: Source, user_id: str) -> Viewer:
     rows = await _VIEWER.rows(source, user_id=user_id)
     if not rows or not rows[0].enabled:
         raise Unauthenticated("The token's user is unknown or disabled.")
+    own = [row for row in rows if row.role]
     return Viewer(
         user_id=rows[0].id,
         is_sys_admin=rows[0].is_sys_admin,
         is_service=rows[0].kind == UserKind.SERVICE,
-        roles={row.mandate_id: MembershipRole(row.role) for row in rows if row.mandate_id},
+        roles={row.mandate_id: MembershipRole(row.role) for row in own},
+        mandates={row.mandate_id: OwnMandate(*row[-len(OwnMandate._fields) :]) for row in own},
     )
 
 

@@ -24,13 +24,22 @@ from app.billing.directory.memberships import (
     require_member,
     upsert_membership,
 )
-from app.billing.directory.users import NEW_USER, erase_user, upsert_user, users_by_id
+from app.billing.directory.users import (
+    NEW_USER,
+    ShownUser,
+    erase_user,
+    readable_emails,
+    shown_columns,
+    upsert_user,
+    users_by_id,
+)
 
 __all__ = [
     "NEW_MANDATE",
     "NEW_MEMBERSHIP",
     "NEW_USER",
     "Member",
+    "ShownUser",
     "check_time_zone",
     "enrol",
     "erase_user",
@@ -43,9 +52,11 @@ __all__ = [
     "members_by_user",
     "memberships_of",
     "no_such_member",
+    "readable_emails",
     "remove_membership",
     "require_member",
     "set_time_zone",
+    "shown_columns",
     "time_zones",
     "upsert_mandate",
     "upsert_membership",

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import ColumnElement, and_, bindparam, case, exists, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,42 +27,57 @@ NEW_USER = {
 """What a new user has where nothing else is given."""
 
 
-_SHARED = exists().where(
+class ShownUser(NamedTuple):
+    """A user as a viewer sees one."""
+
+    id: str
+    email: str | None
+    first_name: str | None
+    last_name: str | None
+    kind: UserKind
+
+
+_IS_VIEWER = users.c.id == bindparam("viewer_id")
+_IS_ADMINISTERED = exists().where(
     memberships.c.user_id == users.c.id,
     memberships.c.left_at.is_(None),
     is_among(memberships.c.mandate_id, "administered"),
 )
+EMAILS: Mapping[str, ColumnElement[Any]] = {
+    "all": users.c.email,
+    "own": case((_IS_VIEWER, users.c.email)),
+    "administered": case((or_(_IS_VIEWER, _IS_ADMINISTERED), users.c.email)),
+}
+"""E-mail addresses, but for those that a viewer may not read: see `readable_emails`."""
+_OTHERS = [column for column in users.c if column.name != "email"]
+_BY_ID = {
+    readable: Statement(select(*_OTHERS, email.label("email")).where(is_among(users.c.id, "ids")))
+    for readable, email in EMAILS.items()
+}
 
 
-def _by_id(email: ColumnElement[Any]) -> Statement:
-    others = [column for column in users.c if column.name != "email"]
-    return Statement(select(*others, email.label("email")).where(is_among(users.c.id, "ids")))
+def shown_columns(readable: str) -> list[ColumnElement[Any]]:
+    """The columns of a ShownUser, to be read with rows of another table."""
+    columns = {**users.c, "email": EMAILS[readable]}
+    return [columns[name].label(f"{name}_of_user") for name in ShownUser._fields]
 
 
-def _where(readable: ColumnElement[bool]) -> ColumnElement[Any]:
-    return case((readable, users.c.email))
-
-
-_IS_VIEWER = users.c.id == bindparam("viewer_id")
-_ALL_READABLE = _by_id(users.c.email)
-_OWN_READABLE = _by_id(_where(_IS_VIEWER))
-_SHARED_READABLE = _by_id(_where(or_(_IS_VIEWER, _SHARED)))
+def readable_emails(viewer: Viewer) -> tuple[str, dict[str, Any]]:
+    """Which of EMAILS the viewer may read, and the values in it."""
+    if viewer.sees_every_mandate:
+        return "all", {}
+    administered = [
+        mandate_id for mandate_id, role in viewer.roles.items() if role == MembershipRole.ADMIN
+    ]
+    if not administered:
+        return "own", {"viewer_id": viewer.user_id}
+    return "administered", {"viewer_id": viewer.user_id, "administered": administered}
 
 
 async def users_by_id(source: Source, viewer: Viewer, user_ids: Sequence[str]) -> list[Any]:
     """Users in the order asked; `email` is None where the viewer may not read it."""
-    administered = [
-        mandate_id for mandate_id, role in viewer.roles.items() if role == MembershipRole.ADMIN
-    ]
-    values: dict[str, Any] = {"ids": list(set(user_ids))}
-    if viewer.sees_every_mandate:
-        rows = await _ALL_READABLE.rows(source, **values)
-    elif not administered:
-        rows = await _OWN_READABLE.rows(source, **values, viewer_id=viewer.user_id)
-    else:
-        rows = await _SHARED_READABLE.rows(
-            source, **values, viewer_id=viewer.user_id, administered=administered
-        )
+    readable, values = readable_emails(viewer)
+    rows = await _BY_ID[readable].rows(source, ids=list(set(user_ids)), **values)
     found = {row.id: row for row in rows}
     return [found.get(user_id) for user_id in user_ids]
 
