@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import jwt
 
@@ -15,7 +16,7 @@ from app.jwks import RemoteKeySet, read_key_set
 MAX_TOKEN = 8192
 """Characters; a longer one is not even looked at."""
 KEPT_SECONDS = 60
-"""For so long a token that was found good is not verified again, unless it expires before."""
+"""For so long a token that our secret has signed is not verified again, unless it expires before."""
 _KEPT_TOKENS = 1000
 _SYMMETRIC = "HS256"
 _ASYMMETRIC = ("RS256", "ES256", "EdDSA")
@@ -72,17 +73,19 @@ class Authenticator:
         subject, good_until = self._known.get(token, ("", 0.0))
         if time.time() < good_until:
             return subject
-        subject, expires_at = await self._verify(token)
-        if len(self._known) == _KEPT_TOKENS:
-            self._known.clear()
-        self._known[token] = subject, min(expires_at, time.time() + KEPT_SECONDS)
+        claims, algorithm = await self._verify(token)
+        subject = claims["sub"]
+        if algorithm == _SYMMETRIC:  # a key of a set may be withdrawn at any time
+            if len(self._known) == _KEPT_TOKENS:
+                self._known.clear()
+            self._known[token] = subject, min(int(claims["exp"]), time.time() + KEPT_SECONDS)
         return subject
 
-    async def _verify(self, token: str) -> tuple[str, float]:
-        """The user id, and when the token expires, in seconds since 1970."""
+    async def _verify(self, token: str) -> tuple[dict[str, Any], str]:
+        """The claims, and by which algorithm they are signed."""
         try:
             algorithm, key = await self._key(token)
-            claims = jwt.decode(
+            claims: dict[str, Any] = jwt.decode(
                 token,
                 key,
                 algorithms=[algorithm],
@@ -106,7 +109,7 @@ class Authenticator:
             raise Unauthenticated("The token is malformed or not signed by us.") from None
         if not subject.strip():
             raise Unauthenticated("The token lacks the claim sub.")
-        return subject, float(int(claims["exp"]))
+        return claims, algorithm
 
     async def _key(self, token: str) -> tuple[str, bytes | jwt.PyJWK]:
         """What must have signed it: a key of ours that serves the algorithm it names, and only that one.
