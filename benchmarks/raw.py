@@ -9,6 +9,7 @@ imported here.
 import base64
 import os
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
@@ -83,7 +84,7 @@ WITH usage AS (
 SELECT extract(month FROM local_date)::int AS month, aicore_provider, sum(cost),
     sum(transaction_count)::bigint
 FROM usage
-GROUP BY GROUPING SETS ((1), (2))
+GROUP BY 1, 2
 """
 
 
@@ -247,12 +248,12 @@ async def statistics(connection: Any, viewer: Viewer, request: Request) -> Any:
     viewer.require_admin(mandate_id)
     currency, time_zone = await connection.fetchrow(_MANDATE, mandate_id)
     rows = await connection.fetch(_STATISTICS, mandate_id, date(year, 1, 1), date(year + 1, 1, 1))
-    months, providers = {}, []
+    months: dict[int, list[int]] = defaultdict(_nothing)
+    providers: dict[str, list[int]] = defaultdict(_nothing)
     for month, provider, cost, count in rows:
-        if month is None:
-            providers.append((-int(cost), not provider, provider, count))
-        else:
-            months[month] = int(cost), count
+        for sums in (months[month], providers[provider]):
+            sums[0] += int(cost)
+            sums[1] += count
     zone = ZoneInfo(time_zone)
     edges = [
         datetime(year + place // 12, place % 12 + 1, 1, tzinfo=zone).astimezone(UTC)
@@ -260,7 +261,7 @@ async def statistics(connection: Any, viewer: Viewer, request: Request) -> Any:
     ]
     buckets = []
     for place in range(12):
-        cost, count = months.get(place + 1, (0, 0))
+        cost, count = months[place + 1]
         buckets.append(
             {
                 "start": edges[place],
@@ -275,11 +276,17 @@ async def statistics(connection: Any, viewer: Viewer, request: Request) -> Any:
         "transactionCount": sum(count for _, count in months.values()),
         "buckets": buckets,
         "costByProvider": [
-            {"key": provider or None, "cost": money(-cost), "transactionCount": count}
-            for cost, _, provider, count in sorted(providers)
+            {"key": provider or None, "cost": money(cost), "transactionCount": count}
+            for provider, (cost, count) in sorted(
+                providers.items(), key=lambda item: (-item[1][0], not item[0], item[0])
+            )
         ],
     }
     return {"statistics": found}
+
+
+def _nothing() -> list[int]:
+    return [0, 0]
 
 
 async def _keep(_: Any) -> None:
