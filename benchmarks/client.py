@@ -5,19 +5,18 @@
 
 import asyncio
 import pickle
+import selectors
+import socket
 import sys
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import cast
-
-import uvloop
 
 SERIAL = "~serial~"
 """Stands in a request for a number that no other request of the run has."""
 HOLD = "00000000-0000-7000-8000-~~~~~~~~hold"
 """Stands in the second of two requests for the id in the answer to the first."""
-_DIGITS = len(SERIAL)
 _KEY = b'"id":"'
+_SILENCE_SECONDS = 60
 
 
 class Unsound(Exception):
@@ -83,119 +82,110 @@ class _Run:
 
     def __init__(self, load: Load) -> None:
         self.load = load
-        self.serial = load.first_serial
-        self.sent = 0
-        self.outcome = Outcome()
-        self.begun = perf_counter() + load.warm_up
-        self.until = self.begun + load.seconds
-        self.active = load.connections
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.outcome = Outcome(next_serial=load.first_serial)
+        self._sent = 0
+        self._begun = perf_counter() + load.warm_up
+        self._until = self._begun + load.seconds
 
-    def next_serial(self) -> bytes:
-        self.serial += 1
-        return b"%0*d" % (_DIGITS, self.serial)
+    def next_serial(self) -> int | None:
+        """For the next request; None when there is to be none."""
+        self._sent += 1
+        if self._sent > self.load.most or perf_counter() >= self._until:
+            return None
+        self.outcome.next_serial += 1
+        return self.outcome.next_serial
 
-    def may_send(self) -> bool:
-        self.sent += 1
-        return self.sent <= self.load.most and perf_counter() < self.until
-
-    def count(self) -> None:
+    def take(self, bodies: list[bytes]) -> None:
+        """Counts what was answered; Unsound where it is wrong."""
+        self.outcome.bodies = self.outcome.bodies or bodies
+        last, expected = bodies[-1], self.load.expected
+        sound = (
+            last.count(expected[0]) == expected[1] if expected else last == self.outcome.bodies[-1]
+        )
+        if not sound:
+            raise Unsound(last[:2000].decode(errors="replace"))
         now = perf_counter()
-        if now >= self.begun:
+        if now >= self._begun:
             self.outcome.answered += 1
-            self.outcome.seconds = now - self.begun
-
-    def leave(self) -> None:
-        self.active -= 1
-        if not self.active and not self.done.done():
-            self.done.set_result(None)
-
-    def fail(self, error: Exception) -> None:
-        if not self.done.done():
-            self.done.set_exception(error)
+            self.outcome.seconds = now - self._begun
 
 
-class _Loop(asyncio.Protocol):
-    """One connection: the next request follows the answer to the last."""
+class _Connection:
+    """The next request follows the answer to the last."""
 
     def __init__(self, run: _Run) -> None:
         self._run = run
-        self._place = 0
-        self._serial = b""
         self._requests: tuple[bytes, ...] = ()
+        self._bodies: list[bytes] = []
+        self._serial = b""
         self._received = bytearray()
         self._begin = self._end = 0
-        self._first: list[bytes] = []
+        self.socket = socket.create_connection(("127.0.0.1", run.load.port))
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast("asyncio.Transport", transport)
-        self._next()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._run.fail(exc or Unsound("the server has closed the connection"))
-
-    def _next(self) -> None:
-        if not self._run.may_send():
-            self._run.leave()
-            return
+    def begin(self) -> bool:
+        """Sends the next request; False when there is to be none."""
+        serial = self._run.next_serial()
+        if serial is None:
+            self.socket.close()
+            return False
         requests = self._run.load.requests
-        self._serial = self._run.next_serial()
-        self._requests = requests[self._run.serial % len(requests)]
+        self._serial = b"%0*d" % (len(SERIAL), serial)
+        self._requests = requests[serial % len(requests)]
+        self._bodies = []
         self._send(self._requests[0])
+        return True
 
-    def _send(self, request: bytes) -> None:
-        self._transport.write(request.replace(SERIAL.encode(), self._serial))
-
-    def data_received(self, data: bytes) -> None:
+    def receive(self) -> bool:
+        """Goes on when an answer is there; False when that was the last."""
+        data = self.socket.recv(1 << 18)
+        if not data:
+            raise Unsound("the server has closed the connection")
         self._received += data
         if not self._end:
-            place = self._received.find(b"\r\n\r\n")
-            if place < 0:
-                return
-            head = bytes(self._received[:place]).lower()
-            _, _, length = head.partition(b"\r\ncontent-length:")
-            if not head.startswith(b"http/1.1 200 ") or not length:
-                self._run.fail(Unsound(bytes(self._received[:2000]).decode(errors="replace")))
-                return
-            self._begin = place + 4
-            self._end = self._begin + int(length.partition(b"\r\n")[0])
-        if len(self._received) >= self._end:
-            body = bytes(self._received[self._begin : self._end])
-            self._received.clear()
-            self._end = 0
-            self._answered(body)
+            self._read_head()
+        if not self._end or len(self._received) < self._end:
+            return True
+        self._bodies.append(bytes(self._received[self._begin : self._end]))
+        self._received.clear()
+        self._end = 0
+        if len(self._bodies) < len(self._requests):
+            _, _, rest = self._bodies[-1].partition(_KEY)
+            following = self._requests[len(self._bodies)]
+            self._send(following.replace(HOLD.encode(), rest[: len(HOLD)]))
+            return True
+        self._run.take(self._bodies)
+        return self.begin()
 
-    def _answered(self, body: bytes) -> None:
-        outcome = self._run.outcome
-        self._first.append(body)
-        self._place = (self._place + 1) % len(self._requests)
-        if self._place:
-            _, _, rest = body.partition(_KEY)
-            self._send(self._requests[self._place].replace(HOLD.encode(), rest[: len(HOLD)]))
+    def _send(self, request: bytes) -> None:
+        self.socket.sendall(request.replace(SERIAL.encode(), self._serial))
+
+    def _read_head(self) -> None:
+        place = self._received.find(b"\r\n\r\n")
+        if place < 0:
             return
-        outcome.bodies = outcome.bodies or self._first
-        self._first = []
-        if not self._is_sound(body):
-            self._run.fail(Unsound(body[:2000].decode(errors="replace")))
-            return
-        self._run.count()
-        self._next()
-
-    def _is_sound(self, body: bytes) -> bool:
-        if self._run.load.expected is None:
-            return body == self._run.outcome.bodies[-1]
-        text, times = self._run.load.expected
-        return body.count(text) == times
+        head = bytes(self._received[:place]).lower()
+        _, _, length = head.partition(b"\r\ncontent-length:")
+        if not head.startswith(b"http/1.1 200 ") or not length:
+            raise Unsound(bytes(self._received[:2000]).decode(errors="replace"))
+        self._begin = place + 4
+        self._end = self._begin + int(length.partition(b"\r\n")[0])
 
 
-async def _send(load: Load) -> Outcome:
+def _send(load: Load) -> Outcome:
     run = _Run(load)
-    loop = asyncio.get_running_loop()
-    loop.set_exception_handler(lambda _, told: run.fail(Unsound(str(told))))
-    for _ in range(load.connections):
-        await loop.create_connection(lambda: _Loop(run), "127.0.0.1", load.port)
-    await run.done
-    run.outcome.next_serial = run.serial
+    with selectors.DefaultSelector() as selector:
+        for connection in [_Connection(run) for _ in range(load.connections)]:
+            if connection.begin():
+                selector.register(connection.socket, selectors.EVENT_READ, connection)
+        while selector.get_map():
+            ready = selector.select(_SILENCE_SECONDS)
+            if not ready:
+                raise Unsound("the server does not answer")
+            for key, _ in ready:
+                descriptor = key.fd
+                if not key.data.receive():
+                    selector.unregister(descriptor)
     return run.outcome
 
 
@@ -203,7 +193,7 @@ def main() -> None:
     """The process: one load."""
     told: Outcome | Exception
     try:
-        told = uvloop.run(_send(pickle.load(sys.stdin.buffer)))  # noqa: S301
+        told = _send(pickle.load(sys.stdin.buffer))  # noqa: S301
     except Exception as error:
         told = Unsound(str(error))
     sys.stdout.buffer.write(pickle.dumps(told))

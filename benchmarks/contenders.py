@@ -1,18 +1,26 @@
 """The servers that are compared, each a process of its own on the same database."""
 
 import asyncio
+import base64
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from time import perf_counter
+from types import SimpleNamespace
 from typing import IO
 
+import orjson
+
 from app.auth import issue_token
+from app.billing.models import transactions
+from app.billing.paging import Keyset
+from app.billing.transactions import TransactionFilter
 from app.config import Settings
 from benchmarks.client import Load, Outcome, Unsound, apply
-from benchmarks.load import GATEWAY
+from benchmarks.load import GATEWAY, MANDATE
+from benchmarks.raw import CURSOR
 from benchmarks.work import Work
 from benchmarks.world import MEMBER, VIEWER
 from tests.servers import environment, free_port, resident
@@ -89,6 +97,13 @@ class Contender:
         return outcome
 
 
+def _cursor() -> str:
+    """What a cursor of the page that is asked for begins with."""
+    binding = ("transactions", MANDATE, None, TransactionFilter())
+    cursor = Keyset((transactions.c.id,), True, binding).cursor(SimpleNamespace(id=""))
+    return str(orjson.loads(base64.urlsafe_b64decode(cursor))[0])
+
+
 def tokens(viewers: Iterable[str] = (VIEWER, MEMBER, GATEWAY)) -> dict[str, str]:
     """One for each who asks, as the servers take them."""
     settings = Settings.model_validate(
@@ -115,7 +130,7 @@ async def _running(
         sys.executable,
         *_COMMANDS[name],
         str(port),
-        env=environment(database_url, **_SETTINGS),
+        env=environment(database_url, **_SETTINGS) | {CURSOR: _cursor()},
         stdout=asyncio.subprocess.DEVNULL,
         stderr=said,
         start_new_session=True,  # Ctrl-C is for this process, which ends that one

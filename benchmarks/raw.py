@@ -2,17 +2,17 @@
 
 `python -m benchmarks.raw PORT` serves a route for each question of the benchmark, under the options
 of our own server. A route does what any real one must: it verifies the token and reads the viewer's
-roles from the database. Its answer has the bytes that our server has for `data`.
+roles from the database. Its answer has the bytes that our server has for `data`. Nothing of ours is
+imported here.
 """
 
 import base64
 import os
 import sys
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime
-from functools import lru_cache
-from types import SimpleNamespace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -26,11 +26,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.billing.models import transactions
-from app.billing.paging import Keyset
-from app.billing.transactions import TransactionFilter
 from benchmarks import raw_writes
 from benchmarks.raw_values import NANO, Viewer, money
+
+CURSOR = "BENCHMARK_CURSOR"
+"""The setting of what a cursor of ours begins with: whose list it is of, as a hash."""
 
 _VIEWER = """
 SELECT "user".kind, "user".is_sys_admin, "user".enabled, membership.mandate_id, membership.role
@@ -84,7 +84,7 @@ WITH usage AS (
 SELECT extract(month FROM local_date)::int AS month, aicore_provider, sum(cost),
     sum(transaction_count)::bigint
 FROM usage
-GROUP BY GROUPING SETS ((1), (2))
+GROUP BY 1, 2
 """
 
 
@@ -195,20 +195,12 @@ async def _page(connection: Any, request: Request) -> Any:
             name,
         ) in rows[:size]
     ]
-    cursor = [_bound_to(mandate_id), nodes[-1]["id"]] if nodes else None
+    cursor = [request.app.state.cursor, nodes[-1]["id"]] if nodes else None
     info = {
         "hasNextPage": len(rows) > size,
         "endCursor": cursor and base64.urlsafe_b64encode(orjson.dumps(cursor)).decode(),
     }
     return {"transactions": {"nodes": nodes, "pageInfo": info}}
-
-
-@lru_cache
-def _bound_to(mandate_id: str) -> str:
-    """What a cursor of the mandate's list begins with: it must be that of our server."""
-    binding = ("transactions", mandate_id, None, TransactionFilter())
-    cursor = Keyset((transactions.c.id,), True, binding).cursor(SimpleNamespace(id=""))
-    return str(orjson.loads(base64.urlsafe_b64decode(cursor))[0])
 
 
 async def balances(connection: Any, viewer: Viewer, _: Request) -> Any:
@@ -256,12 +248,12 @@ async def statistics(connection: Any, viewer: Viewer, request: Request) -> Any:
     viewer.require_admin(mandate_id)
     currency, time_zone = await connection.fetchrow(_MANDATE, mandate_id)
     rows = await connection.fetch(_STATISTICS, mandate_id, date(year, 1, 1), date(year + 1, 1, 1))
-    months, providers = {}, []
+    months: dict[int, list[int]] = defaultdict(_nothing)
+    providers: dict[str, list[int]] = defaultdict(_nothing)
     for month, provider, cost, count in rows:
-        if month is None:
-            providers.append((-int(cost), not provider, provider, count))
-        else:
-            months[month] = int(cost), count
+        for sums in (months[month], providers[provider]):
+            sums[0] += int(cost)
+            sums[1] += count
     zone = ZoneInfo(time_zone)
     edges = [
         datetime(year + place // 12, place % 12 + 1, 1, tzinfo=zone).astimezone(UTC)
@@ -269,7 +261,7 @@ async def statistics(connection: Any, viewer: Viewer, request: Request) -> Any:
     ]
     buckets = []
     for place in range(12):
-        cost, count = months.get(place + 1, (0, 0))
+        cost, count = months[place + 1]
         buckets.append(
             {
                 "start": edges[place],
@@ -284,11 +276,17 @@ async def statistics(connection: Any, viewer: Viewer, request: Request) -> Any:
         "transactionCount": sum(count for _, count in months.values()),
         "buckets": buckets,
         "costByProvider": [
-            {"key": provider or None, "cost": money(-cost), "transactionCount": count}
-            for cost, _, provider, count in sorted(providers)
+            {"key": provider or None, "cost": money(cost), "transactionCount": count}
+            for provider, (cost, count) in sorted(
+                providers.items(), key=lambda item: (-item[1][0], not item[0], item[0])
+            )
         ],
     }
     return {"statistics": found}
+
+
+def _nothing() -> list[int]:
+    return [0, 0]
 
 
 async def _keep(_: Any) -> None:
@@ -298,6 +296,7 @@ async def _keep(_: Any) -> None:
 @asynccontextmanager
 async def _lifespan(app: Starlette) -> AsyncIterator[None]:
     app.state.secret = os.environ["BILLING_JWT_SECRET"].encode()
+    app.state.cursor = os.environ[CURSOR]
     app.state.pool = await asyncpg.create_pool(
         os.environ["BILLING_DATABASE_URL"], min_size=4, max_size=20, reset=_keep
     )

@@ -17,8 +17,7 @@ import orjson
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from app.billing.types import new_key
-from benchmarks.raw_values import NANO, Viewer, money
+from benchmarks.raw_values import NANO, Viewer, money, new_key
 
 _AMOUNT = re.compile(r"([0-9]{1,7})(?:\.([0-9]{1,9}))?", re.ASCII)
 _STEP = timedelta(microseconds=1)

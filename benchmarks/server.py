@@ -10,8 +10,8 @@ from sqlalchemy import make_url
 
 from app.database import Database
 
-# Everything else is PostgreSQL's default. What these change is writing: reads, which are measured,
-# are as with them.
+# Everything else is PostgreSQL's default. What these change is writing: reads are as with them, and
+# who measures writes takes the first three back.
 _FAST = (
     "ALTER SYSTEM SET fsync = off",
     "ALTER SYSTEM SET synchronous_commit = off",
