@@ -74,7 +74,7 @@ class Authenticator:
         if time.time() < good_until:
             return subject
         claims, algorithm = await self._verify(token)
-        subject = claims["sub"]
+        subject = str(claims["sub"])
         if algorithm == _SYMMETRIC:  # a key of a set may be withdrawn at any time
             if len(self._known) == _KEPT_TOKENS:
                 self._known.clear()
