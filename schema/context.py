@@ -1,7 +1,7 @@
 """What a resolver finds in `info.context`: who asks, and the loaders of this one request."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import strawberry
@@ -35,11 +35,12 @@ class Context:
 
     @cached_property
     def load(self) -> Loaders:
-        return Loaders(self.database, self.viewer, self.viewer.mandates)
+        return Loaders(self.database, self.viewer)
 
     def forget(self) -> None:
-        """Drops what was loaded before a change: a request may hold several, and shows what each made."""
-        self.load = Loaders(self.database, self.viewer, {})
+        """Drops what was read before a change: a request may hold several, and shows what each made."""
+        self.known_viewer = replace(self.viewer, mandates={})
+        self.__dict__.pop("load", None)
 
 
 Info = strawberry.Info[Context, None]

@@ -1,6 +1,6 @@
 """One loader per kind of row and key: whatever a request asks for by key is read in one SELECT."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from functools import cached_property
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ from app.billing.transactions import (
     settlements_by_hold,
     transactions_by_id,
 )
-from app.billing.viewer import OwnMandate, Viewer
+from app.billing.viewer import Viewer
 from app.database import Database
 
 K = TypeVar("K")
@@ -39,13 +39,9 @@ def _on_one_connection(
 class Loaders:
     """The loaders of one request; keys come from rows that the viewer may see, unless they say otherwise."""
 
-    def __init__(
-        self, database: Database, viewer: Viewer, mandates: Mapping[str, OwnMandate]
-    ) -> None:
-        """`mandates` are known already."""
+    def __init__(self, database: Database, viewer: Viewer) -> None:
         self._database = database
         self._viewer = viewer
-        self._mandates = mandates
 
     def _loader(self, read: Read[K]) -> DataLoader[K, Any]:
         async def batch(keys: list[K]) -> list[Any]:
@@ -60,7 +56,7 @@ class Loaders:
     @cached_property
     def mandate(self) -> DataLoader[str, Any]:
         loader = self._loader(mandates_by_id)
-        for mandate_id, mandate in self._mandates.items():
+        for mandate_id, mandate in self._viewer.mandates.items():
             loader.prime(mandate_id, mandate)
         return loader
 

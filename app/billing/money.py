@@ -28,7 +28,14 @@ def parse_decimal(text: str) -> Decimal:
 
 def format_decimal(value: Decimal) -> str:
     """The one text form of an amount: plain digits, no trailing zeros, no exponent."""
-    return format_nano(to_nano(value))
+    text = format(value, "f")
+    whole, point, fraction = text.partition(".")
+    if len(fraction) > 9 or not text[-1].isdigit():
+        return format_nano(to_nano(value))
+    if point:
+        fraction = fraction.rstrip("0")
+        text = f"{whole}.{fraction}" if fraction else whole
+    return "0" if text == "-0" else text
 
 
 def format_nano(nano: int) -> str:
@@ -47,7 +54,7 @@ def to_nano(value: Decimal) -> int:
     return nano
 
 
-def from_nano(nano: int) -> Decimal:
+def from_nano(nano: int | Decimal) -> Decimal:
     """The exact amount of so many nano units, at any size."""
     return _EXACT.scaleb(Decimal(nano), -9)
 

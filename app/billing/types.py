@@ -44,13 +44,22 @@ class Nano(TypeDecorator[Decimal]):
     def process_bind_param(self, value: Decimal | None, dialect: Dialect) -> int | None:
         return None if value is None else to_nano(value)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        if value is None:
-            return None
-        if isinstance(value, str):  # exact_sum on SQLite: the sums of both halves
-            whole, rest = value.split(":")
-            value = int(whole) * 10**9 + int(rest)
-        return from_nano(int(value))
+    def result_processor(
+        self, dialect: Dialect, coltype: object
+    ) -> Callable[[Any], Decimal | None] | None:
+        """A plain function: of a page's values, most are amounts."""
+        return _read_nano_or_halves if dialect.name == "sqlite" else _read_nano
+
+
+def _read_nano(value: Any) -> Decimal | None:
+    return None if value is None else from_nano(value)
+
+
+def _read_nano_or_halves(value: Any) -> Decimal | None:
+    if isinstance(value, str):  # exact_sum on SQLite: the sums of both halves
+        whole, rest = value.split(":")
+        value = int(whole) * 10**9 + int(rest)
+    return _read_nano(value)
 
 
 class NanoSum(Nano):

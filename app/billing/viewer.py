@@ -33,7 +33,7 @@ class Viewer:
     roles: Mapping[str, MembershipRole] = field(default_factory=dict)
     """The role in each mandate the viewer belongs to, by mandate id."""
     mandates: Mapping[str, "OwnMandate"] = field(default_factory=dict, compare=False)
-    """Those mandates, as they were when the roles were read."""
+    """Those mandates, as they were when the roles were read; empty once something has been changed."""
 
     @property
     def actor_id(self) -> str | None:

@@ -6,8 +6,8 @@ BaseHTTPMiddleware runs requests in tasks of their own, which leak what they hol
 
 import asyncio
 import logging
+import os
 import re
-import uuid
 from collections.abc import Collection
 from time import perf_counter
 
@@ -132,4 +132,4 @@ def _request_id(scope: Scope) -> str:
     for name, value in scope["headers"]:
         if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
             return str(value, "ascii")
-    return uuid.uuid4().hex
+    return os.urandom(16).hex()

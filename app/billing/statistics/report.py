@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from functools import lru_cache
 
-from sqlalchemy import Select, and_, func, select
+from sqlalchemy import Integer, and_, bindparam, func, select
 
 from app.billing.errors import BadInput
 from app.billing.money import ZERO
@@ -15,12 +15,13 @@ from app.billing.statistics.source import (
     UsageBucket,
     UsageDimension,
     UsageFilter,
-    UsageSource,
+    UsageRows,
     find_source,
 )
 from app.billing.types import exact_sum, exact_total, sum_order
 from app.billing.viewer import Viewer
 from app.database import Database
+from app.statements import Statement
 
 MAX_CELLS = 20_000
 """What one report may hold: its groups times its buckets stay below it."""
@@ -100,8 +101,8 @@ async def find_usage(
         # Samoa skipped 30 December 2011: a day without an hour.
         buckets = max(1, len(source.edges) - 1)
         most = (MAX_CELLS - 1) // buckets
-        dearest = _dearest(source, group_by, min(first or MAX_CELLS, most + 1))
-        groups = (await connection.execute(dearest)).all()
+        values = {**source.values, "groups": min(first or MAX_CELLS, most + 1)}
+        groups = await _dearest(source.rows, *group_by).rows(connection, **values)
         total_groups = groups[0].total_groups if groups else 0
         if len(groups) > most:
             raise BadInput(
@@ -109,8 +110,9 @@ async def find_usage(
                 f" holds (groups times buckets stay under {MAX_CELLS}): ask for the dearest with"
                 f" first: {most} or less, a coarser granularity or a shorter range."
             )
-        shown = dearest if len(groups) < total_groups else None
-        cells = (await connection.execute(_cells(source, group_by, shown))).all()
+        cells = await _cells(source.rows, len(groups) < total_groups, *group_by).rows(
+            connection, **values
+        )
     courses: dict[Sequence[str], dict[int, tuple[Decimal, int]]] = {}
     for *values, bucket, cost, count in cells:
         courses.setdefault(tuple(values), {})[bucket] = (cost, int(count))
@@ -159,11 +161,12 @@ def _check_range(from_: date, to: date, granularity: Granularity) -> None:
         )
 
 
-def _dearest(source: UsageSource, group_by: Sequence[UsageDimension], most: int) -> Select[Any]:
+@lru_cache(256)
+def _dearest(usage: UsageRows, *group_by: UsageDimension) -> Statement:
     """The dearest groups in order, ties by their keys; in each row the totals of all groups, too."""
-    rows = source.rows(*group_by).subquery("usage")
+    rows = usage.select(*group_by).subquery("usage")
     keys = [rows.c[dimension] for dimension in group_by]
-    return (
+    return Statement(
         select(
             *keys,
             exact_sum(rows.c.cost).label("cost"),
@@ -177,23 +180,22 @@ def _dearest(source: UsageSource, group_by: Sequence[UsageDimension], most: int)
             sum_order(rows.c.cost).desc(),
             *(order for key in keys for order in (key == "", key)),
         )
-        .limit(most)
+        .limit(bindparam("groups", type_=Integer()))
     )
 
 
-def _cells(
-    source: UsageSource, group_by: Sequence[UsageDimension], shown: Select[Any] | None
-) -> Select[Any]:
-    """The costs by group and bucket, of the groups that are shown if these are not all."""
-    rows = source.rows(*group_by).subquery("usage")
+@lru_cache(256)
+def _cells(usage: UsageRows, are_some: bool, *group_by: UsageDimension) -> Statement:
+    """The costs by group and bucket, of the dearest groups if not of all."""
+    rows = usage.select(*group_by).subquery("usage")
     keys = [rows.c[dimension] for dimension in group_by]
     cells = select(
         *keys,
-        source.bucket(rows).label("bucket"),
-        exact_sum(rows.c.cost),
-        func.sum(rows.c.count),
+        usage.bucket(rows).label("bucket"),
+        exact_sum(rows.c.cost).label("cost"),
+        func.sum(rows.c.count).label("count"),
     ).group_by(*keys, "bucket")
-    if shown is None:
-        return cells
-    groups = shown.subquery("shown")
-    return cells.join(groups, and_(*(key == groups.c[key.name] for key in keys)))
+    if are_some:
+        shown = _dearest(usage, *group_by).query.subquery("shown")
+        cells = cells.join(shown, and_(*(key == shown.c[key.name] for key in keys)))
+    return Statement(cells)

@@ -9,7 +9,7 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import (
@@ -20,12 +20,11 @@ from sqlalchemy import (
     Integer,
     Select,
     Table,
+    bindparam,
     func,
-    literal,
     select,
     union_all,
 )
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.costs import COST, COUNTED, IS_COST
 from app.billing.directory import find_visible_mandate, time_zones
@@ -34,8 +33,9 @@ from app.billing.models import TOTALS, daily_usage, settings, transactions
 from app.billing.money import ZERO
 from app.billing.paging import check_wanted
 from app.billing.periods import Granularity, day_start, split, split_hours
-from app.billing.types import Instant, Thresholds
+from app.billing.types import Identifier, Instant, Thresholds
 from app.billing.viewer import Viewer
+from app.statements import Source
 
 MAX_DAYS = 93
 """The longest range that is read from the transactions of a whole mandate."""
@@ -72,41 +72,29 @@ class UsageBucket:
     transaction_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class UsageSource:
-    """The usage of a mandate in a range that a viewer may see: where and how to read what it cost."""
+class UsageRows(NamedTuple):
+    """Which rows count, whatever the values are: of this kind each SELECT is built once."""
 
-    mandate_id: str
-    time_zone: str
-    """Whose days the buckets are."""
-    currency: str
-    edges: Sequence[datetime]
-    """Where the buckets begin, in order, and the end of the last."""
-    days: Sequence[date] | None
-    """The same as days of the roll-up; None where the transactions are read."""
-    wanted: Sequence[tuple[UsageDimension, str]]
-    """What must hold for a row to count."""
+    are_rolled_up: bool
+    """Read from the roll-up of the mandate's own days, else from the transactions."""
+    wanted: tuple[UsageDimension, ...]
+    """What a row must have a certain value of."""
+    are_of_viewer: bool
+    """Of the one user whose rows the viewer may see."""
 
-    def without_gaps(self, found: Mapping[int, tuple[Decimal, int]]) -> list[UsageBucket]:
-        """All buckets in order, from those that are not empty: cost and count by place from 1."""
-        return [
-            UsageBucket(start, end, *found.get(place, (ZERO, 0)))
-            for place, (start, end) in enumerate(pairwise(self.edges), start=1)
-        ]
-
-    def rows(self, *dimensions: UsageDimension) -> Select[Any] | CompoundSelect[Any]:
+    def select(self, *dimensions: UsageDimension) -> Select[Any] | CompoundSelect[Any]:
         """What counts: the dimensions ("" for none), `moment`, `cost` and `count` of each row."""
-        if self.days is None:
+        if not self.are_rolled_up:
             return self._posted(dimensions)
-        usage = self._rolled_up(self.days, daily_usage, dimensions)
-        asked = {*dimensions, *(dimension for dimension, _ in self.wanted)}
+        usage = self._rolled_up(daily_usage, dimensions)
+        asked = {*dimensions, *self.wanted, *[UsageDimension.USER] * self.are_of_viewer}
         totals = next((table for table in TOTALS if asked <= set(table.c.keys())), None)
         if totals is None:
             return usage
         # A subquery and no join: the planner looks for this one day, and guesses nothing.
-        until = select(settings.c.totalled_until).where(settings.c.mandate_id == self.mandate_id)
+        until = select(settings.c.totalled_until).where(settings.c.mandate_id == _MANDATE_ID)
         return union_all(
-            self._rolled_up(self.days, totals, dimensions),
+            self._rolled_up(totals, dimensions),
             usage.where(daily_usage.c.local_date >= until.scalar_subquery()),
         )
 
@@ -118,43 +106,68 @@ class UsageSource:
             COST.label("cost"),
             COUNTED.label("count"),
         ).where(
-            columns.mandate_id == self.mandate_id,
-            columns.occurred_at >= self.edges[0],
-            columns.occurred_at < self.edges[-1],
+            columns.mandate_id == _MANDATE_ID,
+            columns.occurred_at >= bindparam("start", type_=Instant()),
+            columns.occurred_at < bindparam("end", type_=Instant()),
             IS_COST,
             *self._wanted_of(transactions),
         )
 
-    def _rolled_up(
-        self, days: Sequence[date], table: Table, dimensions: Sequence[UsageDimension]
-    ) -> Select[Any]:
+    def _rolled_up(self, table: Table, dimensions: Sequence[UsageDimension]) -> Select[Any]:
         return select(
             *(table.c[name] for name in dimensions),
             table.c.local_date.label("moment"),
             table.c.cost,
             table.c.transaction_count.label("count"),
         ).where(
-            table.c.mandate_id == self.mandate_id,
-            table.c.local_date >= days[0],
-            table.c.local_date < days[-1],
+            table.c.mandate_id == _MANDATE_ID,
+            table.c.local_date >= bindparam("start", type_=Date()),
+            table.c.local_date < bindparam("end", type_=Date()),
             *self._wanted_of(table),
         )
 
     def _wanted_of(self, table: Table) -> list[ColumnElement[bool]]:
-        return [table.c[dimension] == value for dimension, value in self.wanted]
+        names = {name.value: name for name in self.wanted}
+        if self.are_of_viewer:
+            names["only_user"] = UsageDimension.USER
+        return [
+            table.c[column] == bindparam(name, type_=table.c[column].type)
+            for name, column in names.items()
+        ]
 
     def bucket(self, rows: FromClause) -> ColumnElement[int]:
         """The place from 1 of the bucket that a row falls into."""
-        edges = (
-            literal(self.edges, Thresholds(Instant()))
-            if self.days is None
-            else literal(self.days, Thresholds(Date()))
-        )
+        kind = Date() if self.are_rolled_up else Instant()
+        edges = bindparam("edges", type_=Thresholds(kind))
         return func.width_bucket(rows.c.moment, edges, type_=Integer())
 
 
+_MANDATE_ID = bindparam("mandate_id", type_=Identifier())
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSource:
+    """The usage of a mandate in a range that a viewer may see: where and how to read what it cost."""
+
+    time_zone: str
+    """Whose days the buckets are."""
+    currency: str
+    edges: Sequence[datetime]
+    """Where the buckets begin, in order, and the end of the last."""
+    rows: UsageRows
+    values: Mapping[str, Any]
+    """What the rows are compared with, by name."""
+
+    def without_gaps(self, found: Mapping[int, tuple[Decimal, int]]) -> list[UsageBucket]:
+        """All buckets in order, from those that are not empty: cost and count by place from 1."""
+        return [
+            UsageBucket(start, end, *found.get(place, (ZERO, 0)))
+            for place, (start, end) in enumerate(pairwise(self.edges), start=1)
+        ]
+
+
 async def find_source(
-    connection: AsyncConnection,
+    source: Source,
     viewer: Viewer,
     mandate_id: str,
     *,
@@ -175,11 +188,12 @@ async def find_source(
     check_wanted(usage_filter.aicore_model, "aicoreModel")
     check_wanted(usage_filter.feature_code, "featureCode")
     check_wanted(usage_filter.workflow_id, "workflowId")
-    mandate = await find_visible_mandate(connection, viewer, mandate_id)
+    mandate = await find_visible_mandate(source, viewer, mandate_id)
     if mandate is None:
         return None
-    wanted = [(name, getattr(usage_filter, name)) for name in UsageDimension]
-    wanted.append((UsageDimension.USER, viewer.only_user(mandate_id)))
+    wanted = {name: getattr(usage_filter, name) for name in UsageDimension}
+    wanted = {name: value for name, value in wanted.items() if value is not None}
+    only_user = viewer.only_user(mandate_id)
     zone = ZoneInfo(time_zone or mandate.time_zone)
     beyond = _beyond_roll_up(mandate, zone.key, granularity, dimensions)
     of_workflow = usage_filter.workflow_id is not None
@@ -194,13 +208,21 @@ async def find_source(
         if granularity is Granularity.HOUR
         else [day_start(day, zone) for day in days]
     )
+    are_rolled_up = not beyond and not of_workflow
+    ends: Sequence[Any] = days if are_rolled_up else edges
     return UsageSource(
-        mandate_id=mandate_id,
         time_zone=zone.key,
         currency=mandate.currency,
         edges=edges,
-        days=None if beyond or of_workflow else days,
-        wanted=[(name, value) for name, value in wanted if value is not None],
+        rows=UsageRows(are_rolled_up, tuple(wanted), only_user is not None),
+        values={
+            "mandate_id": mandate_id,
+            "start": ends[0],
+            "end": ends[-1],
+            "edges": ends,
+            "only_user": only_user,
+            **{name.value: value for name, value in wanted.items()},
+        },
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any
 
 from aiodataloader import DataLoader
@@ -15,12 +16,14 @@ from app.billing.statistics.source import (
     UsageBucket,
     UsageDimension,
     UsageFilter,
+    UsageRows,
     UsageSource,
     find_source,
 )
 from app.billing.types import exact_sum
 from app.billing.viewer import Viewer
 from app.database import Database
+from app.statements import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,34 +73,38 @@ class StatisticsView:
         return self._source.without_gaps(found)
 
     async def _read(self, parts: list[str]) -> list[list[CostSlice]]:
-        # The totals of all users and those by user are different rows: each are read once.
-        of_users = [part for part in parts if part == UsageDimension.USER]
-        of_all = [part for part in parts if part != UsageDimension.USER]
-        queries = [
-            *self._sums(of_all, "usage"),
-            *self._sums(of_users, "usage_of_users"),
-        ]
         found: dict[str, list[CostSlice]] = {part: [] for part in parts}
-        async with self._database.read() as connection:
-            for part, key, cost, count in await connection.execute(union_all(*queries)):
-                found[part].append(CostSlice(key or None, cost, int(count)))
+        statement = _costs(self._source.rows, *parts)
+        for part, key, cost, count in await statement.rows(self._database, **self._source.values):
+            found[part].append(CostSlice(key or None, cost, int(count)))
         return list(found.values())
 
-    def _sums(self, parts: Sequence[str], name: str) -> list[Select[Any]]:
-        """Selects the costs of each part by its key, of rows that are read once."""
-        dimensions = [UsageDimension(part) for part in parts if part != _BUCKET]
-        rows = self._source.rows(*dimensions).cte(name)
-        queries: list[Select[Any]] = []
-        for part in parts:
-            key = self._source.bucket(rows) if part == _BUCKET else rows.c[part]
-            columns: list[ColumnElement[Any]] = [
-                literal(part),
-                cast(key, String).label("key"),
-                exact_sum(rows.c.cost),
-                func.sum(rows.c.count),
-            ]
-            queries.append(select(*columns).group_by("key"))
-        return queries
+
+@lru_cache(256)
+def _costs(rows: UsageRows, *parts: str) -> Statement:
+    """Selects the costs of each part by its key."""
+    # The totals of all users and those by user are different rows: each are read once.
+    of_users = [part for part in parts if part == UsageDimension.USER]
+    of_all = [part for part in parts if part != UsageDimension.USER]
+    return Statement(
+        union_all(*_sums(rows, of_all, "usage"), *_sums(rows, of_users, "usage_of_users"))
+    )
+
+
+def _sums(usage: UsageRows, parts: Sequence[str], name: str) -> list[Select[Any]]:
+    dimensions = [UsageDimension(part) for part in parts if part != _BUCKET]
+    rows = usage.select(*dimensions).cte(name)
+    queries: list[Select[Any]] = []
+    for part in parts:
+        key = usage.bucket(rows) if part == _BUCKET else rows.c[part]
+        columns: list[ColumnElement[Any]] = [
+            literal(part).label("part"),
+            cast(key, String).label("key"),
+            exact_sum(rows.c.cost).label("cost"),
+            func.sum(rows.c.count).label("count"),
+        ]
+        queries.append(select(*columns).group_by("key"))
+    return queries
 
 
 async def find_statistics(
@@ -116,16 +123,15 @@ async def find_statistics(
     None where the mandate is not the viewer's; BadInput as from `find_source`.
     """
     from_, to = period_range(period, year, month)
-    async with database.read() as connection:
-        source = await find_source(
-            connection,
-            viewer,
-            mandate_id,
-            from_=from_,
-            to=to,
-            granularity=Granularity(period),
-            dimensions=(),
-            time_zone=time_zone,
-            usage_filter=usage_filter,
-        )
+    source = await find_source(
+        database,
+        viewer,
+        mandate_id,
+        from_=from_,
+        to=to,
+        granularity=Granularity(period),
+        dimensions=(),
+        time_zone=time_zone,
+        usage_filter=usage_filter,
+    )
     return None if source is None else StatisticsView(database, source, period)
