@@ -48,7 +48,7 @@ class Outcome:
     seconds: float = 0.0
     next_serial: int = 0
     bodies: list[bytes] = field(default_factory=list)
-    """Of the first answers, one for each request."""
+    """The answers where one was asked for, one for each request."""
 
     @property
     def rate(self) -> float:
@@ -71,7 +71,9 @@ async def apply(load: Load) -> Outcome:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    outcome = pickle.loads(told) if told else Unsound("the client has ended")  # noqa: S301
+    if process.returncode:
+        raise Unsound(f"the client has ended with {process.returncode}")
+    outcome = pickle.loads(told)  # noqa: S301
     if isinstance(outcome, Outcome):
         return outcome
     raise outcome
@@ -186,6 +188,8 @@ def _send(load: Load) -> Outcome:
                 descriptor = key.fd
                 if not key.data.receive():
                     selector.unregister(descriptor)
+    if load.most > 1:
+        run.outcome.bodies = []
     return run.outcome
 
 
