@@ -469,6 +469,25 @@ async def test_each_choice_of_what_is_selected_has_its_own_plan(acme: Database) 
 
 @pytest.mark.anyio
 @sqlite_alone
+async def test_operations_of_one_document_share_fragments_and_no_plans(acme: Database) -> None:
+    text = """
+        query A($a: Boolean!, $x: Boolean!) { ...F ... @include(if: $a) { __typename } }
+        query B($x: Boolean!, $z: Boolean!) { ...F ... @include(if: $z) { __typename } }
+        fragment F on Query {
+            transactions(mandateId: "acme") { nodes { id sequence @include(if: $x) } }
+        }
+    """
+    for name, variables in (("A", {"a": True, "x": False}), ("B", {"x": True, "z": False})):
+        with executor(PlannedExecution):
+            answer: Any = await schema.execute(
+                text, variables, context_of(acme), operation_name=name
+            )
+        for node in answer.data["transactions"]["nodes"]:
+            assert ("sequence" in node) == variables["x"]
+
+
+@pytest.mark.anyio
+@sqlite_alone
 async def test_plans_are_bounded_and_end_with_their_document(acme: Database) -> None:
     names = [f"v{place}" for place in range(12)]
     fields = " ".join(f"{name}: amount @include(if: ${name})" for name in names)
@@ -534,6 +553,6 @@ async def test_other_directives_and_documents_without_a_text_are_left_alone(acme
     assert answer.errors is None
     plans = Plans.of(parse_document(text).definitions[0])  # type: ignore[arg-type]
     assert plans is not None
-    strange = parse_document('{ transactions(mandateId: "acme") { nodes { id @strange } } }')
-    assert Plans().conditions(strange.definitions[0], ()) is None  # type: ignore[arg-type]
+    strange: Any = parse_document('{ transactions(mandateId: "acme") { nodes { id @strange } } }')
+    assert Plans().choice(strange.definitions[0], (), {}) is None
     assert COUNTS["taken"] == before
