@@ -310,12 +310,15 @@ def context_of(database: Database) -> Context:
 
 
 async def both(
-    database: Database, text: str, prepare: Callable[[Context], Any] = lambda _: None
+    database: Database,
+    text: str,
+    prepare: Callable[[Context], Any] = lambda _: None,
+    viewer: Viewer = VIEWERS[0],
 ) -> Any:
-    """The answer of either executor, which must be the same, and the context of the planned one."""
+    """The answer of both executors, which must be the same."""
     answers = []
     for kind in (STOCK, Watched):
-        context = context_of(database)
+        context = Context(database, PROVIDERS, viewer, "r", NO_LIMITS)
         prepare(context)
         answers.append(await run(kind, context, text, {}))
     assert told(answers[0]) == told(answers[1])
@@ -342,6 +345,39 @@ async def test_a_loader_that_refuses_a_key_is_an_error_of_each_of_its_rows(acme:
     assert [node["user"] for node in answer.data["transactions"]["nodes"]].count(None) > 1
     assert {error.message for error in answer.errors} == {"Not hers."}
     assert ["transactions", "nodes"] in Watched.given_up
+
+
+@pytest.mark.anyio
+@sqlite_alone
+async def test_what_the_stock_executor_finds_wrong_in_a_row_is_an_error_of_that_row(
+    acme: Database,
+) -> None:
+    await add_mandate(acme, "globex", PREPAY_MANDATE, users=("alice", "bob"))
+    text = '{ mandates { nodes { name balance(userId: "bob") { held } id } } }'
+    answer = await both(acme, text, viewer=VIEWERS[3])
+    assert [error.path for error in answer.errors] == [
+        ["mandates", "nodes", place, "balance"] for place in (0, 1)
+    ]
+    assert [list(node) for node in answer.data["mandates"]["nodes"]] == [
+        ["name", "balance", "id"]
+    ] * 2
+    assert Watched.given_up == []
+
+
+@pytest.mark.anyio
+@sqlite_alone
+async def test_what_the_stock_executor_cannot_leave_null_gives_the_plan_up(
+    acme: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: Any, keys: list[Any]) -> list[Any]:
+        return [Forbidden("Not then."), *[Decimal(1)] * (len(keys) - 1)]
+
+    monkeypatch.setattr("schema.loaders.balances_at", fail)
+    at = '"2026-01-01T00:00:00Z"'
+    text = f'{{ accounts(mandateId: "acme") {{ nodes {{ id balanceAt(at: {at}) }} }} }}'
+    answer = await both(acme, text)
+    assert (answer.data, len(answer.errors)) == ({"accounts": None}, 1)
+    assert ["accounts", "nodes"] in Watched.given_up
 
 
 @pytest.mark.anyio
