@@ -310,12 +310,15 @@ def context_of(database: Database) -> Context:
 
 
 async def both(
-    database: Database, text: str, prepare: Callable[[Context], Any] = lambda _: None
+    database: Database,
+    text: str,
+    prepare: Callable[[Context], Any] = lambda _: None,
+    viewer: Viewer = VIEWERS[0],
 ) -> Any:
-    """The answer of either executor, which must be the same, and the context of the planned one."""
+    """The answer of both executors, which must be the same."""
     answers = []
     for kind in (STOCK, Watched):
-        context = context_of(database)
+        context = Context(database, PROVIDERS, viewer, "r", NO_LIMITS)
         prepare(context)
         answers.append(await run(kind, context, text, {}))
     assert told(answers[0]) == told(answers[1])
@@ -342,6 +345,39 @@ async def test_a_loader_that_refuses_a_key_is_an_error_of_each_of_its_rows(acme:
     assert [node["user"] for node in answer.data["transactions"]["nodes"]].count(None) > 1
     assert {error.message for error in answer.errors} == {"Not hers."}
     assert ["transactions", "nodes"] in Watched.given_up
+
+
+@pytest.mark.anyio
+@sqlite_alone
+async def test_what_the_stock_executor_finds_wrong_in_a_row_is_an_error_of_that_row(
+    acme: Database,
+) -> None:
+    await add_mandate(acme, "globex", PREPAY_MANDATE, users=("alice", "bob"))
+    text = '{ mandates { nodes { name balance(userId: "bob") { held } id } } }'
+    answer = await both(acme, text, viewer=VIEWERS[3])
+    assert [error.path for error in answer.errors] == [
+        ["mandates", "nodes", place, "balance"] for place in (0, 1)
+    ]
+    assert [list(node) for node in answer.data["mandates"]["nodes"]] == [
+        ["name", "balance", "id"]
+    ] * 2
+    assert Watched.given_up == []
+
+
+@pytest.mark.anyio
+@sqlite_alone
+async def test_what_the_stock_executor_cannot_leave_null_gives_the_plan_up(
+    acme: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(_: Any, keys: list[Any]) -> list[Any]:
+        return [Forbidden("Not then."), *[Decimal(1)] * (len(keys) - 1)]
+
+    monkeypatch.setattr("schema.loaders.balances_at", fail)
+    at = '"2026-01-01T00:00:00Z"'
+    text = f'{{ accounts(mandateId: "acme") {{ nodes {{ id balanceAt(at: {at}) }} }} }}'
+    answer = await both(acme, text)
+    assert (answer.data, len(answer.errors)) == ({"accounts": None}, 1)
+    assert ["accounts", "nodes"] in Watched.given_up
 
 
 @pytest.mark.anyio
@@ -469,6 +505,25 @@ async def test_each_choice_of_what_is_selected_has_its_own_plan(acme: Database) 
 
 @pytest.mark.anyio
 @sqlite_alone
+async def test_operations_of_one_document_share_fragments_and_no_plans(acme: Database) -> None:
+    text = """
+        query A($a: Boolean!, $x: Boolean!) { ...F ... @include(if: $a) { __typename } }
+        query B($x: Boolean!, $z: Boolean!) { ...F ... @include(if: $z) { __typename } }
+        fragment F on Query {
+            transactions(mandateId: "acme") { nodes { id sequence @include(if: $x) } }
+        }
+    """
+    for name, variables in (("A", {"a": True, "x": False}), ("B", {"x": True, "z": False})):
+        with executor(PlannedExecution):
+            answer: Any = await schema.execute(
+                text, variables, context_of(acme), operation_name=name
+            )
+        for node in answer.data["transactions"]["nodes"]:
+            assert ("sequence" in node) == variables["x"]
+
+
+@pytest.mark.anyio
+@sqlite_alone
 async def test_plans_are_bounded_and_end_with_their_document(acme: Database) -> None:
     names = [f"v{place}" for place in range(12)]
     fields = " ".join(f"{name}: amount @include(if: ${name})" for name in names)
@@ -534,6 +589,6 @@ async def test_other_directives_and_documents_without_a_text_are_left_alone(acme
     assert answer.errors is None
     plans = Plans.of(parse_document(text).definitions[0])  # type: ignore[arg-type]
     assert plans is not None
-    strange = parse_document('{ transactions(mandateId: "acme") { nodes { id @strange } } }')
-    assert Plans().conditions(strange.definitions[0], ()) is None  # type: ignore[arg-type]
+    strange: Any = parse_document('{ transactions(mandateId: "acme") { nodes { id @strange } } }')
+    assert Plans().choice(strange.definitions[0], (), {}) is None
     assert COUNTS["taken"] == before

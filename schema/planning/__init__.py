@@ -47,17 +47,13 @@ class PlannedExecution(StrawberryGraphQLCoreExecutionContext):
         self._refused: set[int] = set()
         """Selections of which a plan has failed here."""
         self._plans = Plans.of(self.operation)
-        self._variables: tuple[Any, ...] | None = None
-        """The values that decide what is selected; None where nothing can be planned."""
-        if (
-            self._plans
-            and not self.abort_signal
-            and not getattr(self.middleware_manager, "middlewares", ())
-        ):
+        self._choice: tuple[Any, ...] | None = None
+        """What decides what is selected; None where nothing is planned."""
+        has_middleware = bool(getattr(self.middleware_manager, "middlewares", ()))
+        if self._plans and not has_middleware and not self.abort_signal:
             fragments = self.fragment_definitions.values()
-            names = self._plans.conditions(self.operation, fragments)
-            if names is not None:
-                self._variables = tuple(map(self.variable_values.coerced.get, names))
+            variables = self.variable_values.coerced
+            self._choice = self._plans.choice(self.operation, fragments, variables)
 
     def complete_iterable_value(
         self,
@@ -111,13 +107,13 @@ class PlannedExecution(StrawberryGraphQLCoreExecutionContext):
 
     def _plan(self, kind: GraphQLOutputType, details: Details) -> Plan | None:
         if (
-            self._variables is None
+            self._choice is None
             or self._plans is None
             or not isinstance(kind, GraphQLObjectType)
             or id(details) in self._refused
         ):
             return None
-        key = (kind.name, self._variables, *(id(each.node) for each in details))
+        key = (kind.name, self._choice, *(id(each.node) for each in details))
         if key not in self._plans.made:
             COUNTS["made"] += 1
             planner = Planner(

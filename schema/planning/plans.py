@@ -1,6 +1,6 @@
 """How plans are made, for what an operation selects, and kept with its document."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -63,27 +63,34 @@ class Plans:
         """None for an operation without a source."""
         if operation.loc is None:
             return None
-        kept: Plans = vars(operation.loc.source).setdefault("plans", cls())
-        return kept
+        kept = vars(operation.loc.source)
+        if "plans" not in kept:
+            kept["plans"] = cls()
+        found: Plans = kept["plans"]
+        return found
 
-    def conditions(
-        self, operation: OperationDefinitionNode, fragments: Iterable[FragmentDefinitionNode]
-    ) -> tuple[str, ...] | None:
-        """The variables that decide what is selected; None where more than variables do."""
+    def choice(
+        self,
+        operation: OperationDefinitionNode,
+        fragments: Iterable[FragmentDefinitionNode],
+        variables: Mapping[str, Any],
+    ) -> tuple[Any, ...] | None:
+        """What decides what is selected: operation and variables; None where more than these do."""
         if id(operation) not in self._conditions:
             found = _Conditions()
             for definition in (operation, *fragments):
                 visit(definition, found)
             names = tuple(sorted(found.variables)) if found.are_plain else None
             self._conditions[id(operation)] = names
-        return self._conditions[id(operation)]
+        names = self._conditions[id(operation)]
+        return None if names is None else (id(operation), *map(variables.get, names))
 
     def keep(self, key: Any, found: Any, columns: int) -> None:
         """Keeps what was made with so many columns."""
-        if self.columns + columns > KEPT_COLUMNS:
+        if self.columns + columns >= KEPT_COLUMNS:
             self.made.clear()
             self.columns = 0
-        self.columns += columns
+        self.columns += columns + 1
         self.made[key] = found
 
 
@@ -221,12 +228,12 @@ def asked(info: Any, *paths: str) -> Asked:
     variables: Any = raw.variable_values
     selecting = Selecting(raw.schema, fragments, VariableValues({}, variables), raw.operation)
     plans = Plans.of(raw.operation)
-    names = plans.conditions(raw.operation, raw.fragments.values()) if plans else None
-    if plans is None or names is None:
+    choice = plans and plans.choice(raw.operation, raw.fragments.values(), variables)
+    if plans is None or choice is None:
         return Asked(None, frozenset())
-    key = (paths, tuple(map(variables.get, names)), *map(id, raw.field_nodes))
+    key = (paths, choice, *map(id, raw.field_nodes))
     if key not in plans.made:
-        plans.keep(key, _asked(selecting, raw, paths), 1)
+        plans.keep(key, _asked(selecting, raw, paths), 0)
     found: Asked = plans.made[key]
     return found
 
