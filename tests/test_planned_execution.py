@@ -249,7 +249,7 @@ async def compare(
 
 def test_generated_operations_are_answered_as_by_the_stock_executor(books: Books) -> None:
     """Each of what hypothesis selects is asked in several ways, by several viewers."""
-    examples, ways = (110, 20) if books.url.startswith("sqlite") else (25, 12)
+    examples, ways = (106, 20) if books.url.startswith("sqlite") else (25, 12)
     tally, dice = Tally(), random.Random(7)
     with asyncio.Runner() as runner:
         database = Database(books.url)
@@ -275,7 +275,7 @@ def test_generated_operations_are_answered_as_by_the_stock_executor(books: Books
             check()
         finally:
             runner.run(database.__aexit__(None, None, None))
-    assert tally.run >= 0.8 * examples * ways, tally.refused
+    assert tally.run >= 0.95 * examples * ways, tally.refused
     assert len(tally.seen) >= 0.7 * tally.run
     assert tally.with_rows >= tally.run / 2
     assert tally.planned >= tally.run / 2
