@@ -31,7 +31,9 @@ def _from_text(name: str, read: Callable[[str], Any]) -> Callable[[Any], Any]:
 
 
 def _write_instant(instant: datetime) -> str:
-    return instant.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    if instant.tzinfo is not UTC:
+        instant = instant.astimezone(UTC)
+    return instant.isoformat()[:-6] + "Z"
 
 
 def _read_name(text: str) -> str:

@@ -93,7 +93,8 @@ async def transaction_page(
         descending=order is None or order.direction is SortDirection.DESC,
         page=page,
         columns=wanted.attributes,
-        with_users="user" in wanted.loaders,
+        with_users="user" in wanted.loaders
+        and (wanted.attributes is None or "user_id" in wanted.attributes),
     )
     if found is None:
         return None

@@ -1,6 +1,7 @@
 """How plans are made, for what an operation selects, and kept with its document."""
 
 from collections.abc import Callable, Iterable, Mapping
+from operator import attrgetter
 from types import FunctionType
 from typing import Any, NamedTuple
 
@@ -37,9 +38,7 @@ from schema.planning.columns import (
     Details,
     LoadedColumn,
     Plan,
-    Sources,
     StockColumn,
-    Values,
     leaves,
     lists,
     objects,
@@ -126,14 +125,14 @@ class Selecting(NamedTuple):
 class Origin(NamedTuple):
     """Where the value of a field comes from, when a plan can tell."""
 
-    read: Callable[[Sources], Values] | None
+    read: Callable[[Any], Any] | None
     attributes: frozenset[str] | None
     key: Key | None = None
 
 
 def _origin(kind: GraphQLObjectType, definition: GraphQLField | None) -> Origin | None:
     if definition is TypeNameMetaFieldDef:
-        return Origin(lambda sources: [kind.name] * len(sources.items), frozenset())
+        return Origin(lambda _: kind.name, frozenset())
     own: Any = definition and definition.extensions.get(GraphQLCoreConverter.DEFINITION_BACKREF)
     if definition is None or own is None or own.extensions or definition.args:
         return None
@@ -141,9 +140,9 @@ def _origin(kind: GraphQLObjectType, definition: GraphQLField | None) -> Origin 
         return Origin(None, frozenset(key.attributes), key)
     if definition.resolve and is_default_resolver(definition.resolve):
         name = own.python_name
-        return Origin(lambda sources: sources.read(name), frozenset((name,)))
+        return Origin(attrgetter(name), frozenset((name,)))
     call = _method(own.base_resolver)
-    return Origin(lambda sources: list(map(call, sources.items)), None) if call else None
+    return Origin(call, None) if call else None
 
 
 def _method(resolver: StrawberryResolver[Any] | None) -> Callable[[Any], Any] | None:
