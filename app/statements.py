@@ -28,7 +28,7 @@ Source = Lender | AsyncConnection
 
 
 class Statement:
-    """A SQLAlchemy query whose values are named by `bindparam`; a list of them is met by `is_among`."""
+    """A SQLAlchemy query whose columns have names, and its values by `bindparam`; lists by `is_among`."""
 
     def __init__(self, query: Any) -> None:
         self.query = query
