@@ -112,6 +112,8 @@ class Database:
         """For what keeps a connection for long: a few at a time leave the others theirs."""
         self.long_reads = asyncio.Semaphore(1)
         """For each page of what reads many: they take turns, so that nobody else waits for all of them."""
+        self.under_way: set[asyncio.Task[None]] = set()
+        """Units of work that several wait for: they are not broken off when one of these leaves."""
         self._waits = waits
         self._probes: set[asyncio.Task[Any]] = set()
         self._look: asyncio.Task[bool] | None = None
@@ -170,7 +172,7 @@ class Database:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection in autocommit; each statement sees what was committed before it began."""
         with _unavailable(retried=False):
-            async with self._connected(self._reader, self._begin_by()) as connection:
+            async with self._connected(self._reader, self.begin_by()) as connection:
                 yield connection
 
     @asynccontextmanager
@@ -185,7 +187,7 @@ class Database:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
         with _unavailable(retried=False):
-            async with self._connected(engine, self._begin_by()) as connection:
+            async with self._connected(engine, self.begin_by()) as connection:
                 if self.is_sqlite:  # in autocommit SQLAlchemy begins nothing itself
                     await connection.exec_driver_sql("BEGIN")
                 elif long and self._waits.statement:
@@ -194,7 +196,7 @@ class Database:
                     )
                 yield connection
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], *, begin_by: float | None = None) -> T:
         """Runs `unit` in one database transaction and returns what it returned, once committed.
 
         A deadlock, a serialization failure, a busy database or a unique violation runs the whole
@@ -202,7 +204,7 @@ class Database:
         attempts, or when it has waited for too long, it gives up with DatabaseUnavailable, or
         IntegrityError for a unique violation.
         """
-        by = self._begin_by()
+        by = self.begin_by() if begin_by is None else begin_by
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with _unavailable(retried=True):
@@ -240,7 +242,8 @@ class Database:
             raise DatabaseUnavailable from TimeoutError("it does not answer")
         return task.result()
 
-    def _begin_by(self) -> float:
+    def begin_by(self) -> float:
+        """Until when, by the clock of the loop, the last attempt at what is asked for now begins."""
         if self._waits.begin is None:
             return math.inf
         now = _now()
@@ -313,7 +316,8 @@ class Database:
         return self._look
 
     async def dispose(self) -> None:
-        """Closes every pooled connection."""
+        """Closes every pooled connection, once what is under way has ended."""
+        await asyncio.gather(*self.under_way, return_exceptions=True)
         for task in self._probes:
             task.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
