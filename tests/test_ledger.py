@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from app.billing.checks import content_hash
 from app.billing.enums import AccountType, BillingModel, ReferenceType, TransactionType
 from app.billing.errors import BillingError
 from app.billing.ledger import MAX_LIFETIME, Ledger, in_ledger, same_content

@@ -1,0 +1,494 @@
+"""Calls that come at once share a database transaction, and each has an outcome of its own."""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from decimal import Decimal
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import event, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.billing import group
+from app.billing.directory import upsert_membership
+from app.billing.enums import NoticeType, PeriodType, ReferenceType, TransactionType
+from app.billing.errors import BillingError, UserErrorCode
+from app.billing.group import in_group
+from app.billing.ledger import Ledger
+from app.billing.locked import Needs
+from app.billing.models import accounts, holds, transactions
+from app.billing.viewer import OPERATOR
+from app.database import Database, Waits
+from tests.proof import prove
+from tests.world import (
+    MANDATE,
+    OTHER_MANDATE,
+    PREPAY_MANDATE,
+    PREPAY_USER,
+    add_mandate,
+    credit,
+    expire,
+    hold,
+    hold_status,
+    outcomes,
+    read_rows,
+    record,
+    release,
+    settle,
+    spend,
+    usage_event,
+)
+
+pytestmark = pytest.mark.anyio
+
+on_postgresql = pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+"""SQLite has one writer, who holds up all the others whatever they write."""
+
+
+@contextmanager
+def commits(database: Database) -> Iterator[list[None]]:
+    """Grows with each database transaction that is committed."""
+    seen: list[None] = []
+
+    def note(_: Any) -> None:
+        seen.append(None)
+
+    event.listen(database.engine.sync_engine, "commit", note)
+    try:
+        yield seen
+    finally:
+        event.remove(database.engine.sync_engine, "commit", note)
+
+
+async def codes(*calls: Awaitable[Any]) -> list[str]:
+    """What became of calls that were made at once: OK, or why not."""
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    return [told(outcome) for outcome in found]
+
+
+def told(outcome: Any) -> str:
+    if isinstance(outcome, BillingError):
+        return outcome.code
+    if isinstance(outcome, BaseException):
+        return type(outcome).__name__
+    return "OK"
+
+
+def post(amount: int = 1, **details: Any) -> Callable[[Ledger], Any]:
+    """Debits alice."""
+
+    def work(ledger: Ledger) -> Any:
+        row: dict[str, Any] = {"user_id": "alice", "description": "AI usage"} | details
+        return ledger.post(
+            ledger.paying_account("alice"),
+            TransactionType.DEBIT,
+            ReferenceType.USAGE,
+            Decimal(amount),
+            **row,
+        )
+
+    return work
+
+
+ALICE = Needs(spends=[("alice", None)])
+
+
+async def test_calls_at_once_share_a_transaction(database: Database) -> None:
+    await add_mandate(database, model=PREPAY_MANDATE)
+    await credit(database, 100)
+    with commits(database) as seen:
+        await asyncio.gather(*(hold(database, 1) for _ in range(30)))
+    assert len(seen) <= 3
+    assert len(await read_rows(database, holds)) == 30
+
+
+async def test_each_call_has_its_own_outcome(database: Database) -> None:
+    await add_mandate(database, model=PREPAY_MANDATE)
+    await credit(database, 100)
+    first = await hold(database, 10)
+    with commits(database) as seen:
+        found = await codes(
+            hold(database, 80),
+            hold(database, 20),
+            hold(database, 10),
+            settle(database, first, 5),
+            settle(database, "00000000-0000-7000-8000-000000000000", 5),
+            hold(database, 5, user_id="nobody"),
+            hold(database, 0),
+            hold(database, 5),
+        )
+    refused = "INSUFFICIENT_FUNDS"
+    assert found == ["OK", refused, "OK", "OK", "NOT_FOUND", "NOT_FOUND", "INVALID", "OK"]
+    assert len(seen) == 1
+    assert (await prove(database)).ok
+
+
+async def test_nobody_overspends_in_a_group(database: Database) -> None:
+    await add_mandate(database, model=PREPAY_MANDATE)
+    await credit(database, 100)
+    with commits(database) as seen:
+        found = await asyncio.gather(*(record(database, spend(10)) for _ in range(50)))
+    results = Counter(outcomes(result)[0] for result in found)
+    assert results == {"RECORDED": 10, "INSUFFICIENT_FUNDS": 40}
+    assert len(seen) < 50
+    [account] = await read_rows(database, accounts)
+    assert account.balance == 0
+
+
+async def test_nobody_overspends_through_groups_of_two_processes(
+    database: Database, database_url: str
+) -> None:
+    await add_mandate(database, model=PREPAY_MANDATE)
+    await credit(database, 100)
+    async with Database(database_url) as other:
+        found = await codes(*(hold(used, 10) for _ in range(25) for used in (database, other)))
+    assert Counter(found) == {"OK": 10, "INSUFFICIENT_FUNDS": 40}
+
+
+async def test_one_key_in_a_group_is_booked_once(database: Database) -> None:
+    await add_mandate(database, model=PREPAY_USER)
+    with commits(database) as seen:
+        found = await asyncio.gather(
+            *(record(database, usage_event(1, key="same")) for _ in range(5)),
+            record(database, usage_event(2, key="same")),
+        )
+        held = await asyncio.gather(*(hold(database, 1, key="same") for _ in range(5)))
+        settled = await asyncio.gather(*(settle(database, held[0], 1) for _ in range(5)))
+    assert len(seen) == 3
+    assert [outcomes(result)[0] for result in found] == [
+        "RECORDED",
+        *["DUPLICATE"] * 4,
+        "IDEMPOTENCY_CONFLICT",
+    ]
+    assert len({result[0].transaction.id for result in found[:5]}) == 1
+    assert len(set(held)) == 1
+    assert len({row.id for row in settled}) == 1
+    assert await codes(settle(database, held[0], 2), release(database, held[0])) == [
+        "IDEMPOTENCY_CONFLICT",
+        "HOLD_NOT_OPEN",
+    ]
+    assert (await prove(database)).ok
+
+
+LIMIT = {"spend_limit": {"amount": Decimal(9), "period": PeriodType.DAY}}
+
+
+async def series(
+    database: Database, mandate_id: str, chance: random.Random
+) -> list[Callable[[], Awaitable[Any]]]:
+    """A mandate with open, expired and closed holds, and calls that depend on each other."""
+    users = ("alice", "bob", "carol")
+    await add_mandate(
+        database, mandate_id, chance.choice([PREPAY_USER, PREPAY_MANDATE]), users=users
+    )
+    await upsert_membership(database, OPERATOR, mandate_id, "alice", LIMIT)
+    here: dict[str, Any] = {"mandate_id": mandate_id}
+    made = []
+    for user_id in users:
+        try:
+            made += [await hold(database, 2, user_id=user_id, **here) for _ in range(3)]
+        except BillingError:  # there is no credit under PREPAY_MANDATE
+            await credit(database, 20, **here)
+            made += [await hold(database, 2, user_id=user_id, **here) for _ in range(3)]
+    await expire(database, made[1], made[4], **here)
+    calls: list[Callable[[], Awaitable[Any]]] = []
+    for _ in range(40):
+        user_id, amount = chance.choice(users), chance.randint(0, 4)
+        key, hold_id = f"key-{chance.randrange(25)}", chance.choice(made)
+        sent = usage_event(amount, key=key, user_id=user_id, **here)
+        wanted = spend(amount, key=key, user_id=user_id, **here)
+
+        possible: list[Callable[[], Awaitable[Any]]] = [
+            partial(hold, database, amount, user_id=user_id, key=key, **here),
+            partial(settle, database, hold_id, amount, **here),
+            partial(release, database, hold_id, **here),
+            partial(record, database, sent),
+            partial(record, database, wanted),
+            partial(record, database, wanted, replace(sent, idempotency_key="x")),
+        ]
+        calls.append(chance.choice(possible))
+    return calls
+
+
+def words(outcome: Any) -> Any:
+    """What an outcome says, whichever mandate it is of."""
+    if isinstance(outcome, list):
+        return [(r.outcome, r.error.message if r.error else words(r.transaction)) for r in outcome]
+    if isinstance(outcome, BillingError):
+        return outcome.code, outcome.message, outcome.field
+    if isinstance(outcome, BaseException):
+        raise outcome
+    if outcome is None or isinstance(outcome, str):
+        return type(outcome)
+    return outcome.sequence, outcome.amount, outcome.balance_after
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_a_group_does_what_its_calls_do_one_after_the_other(
+    database: Database, seed: int
+) -> None:
+    together = await series(database, MANDATE, random.Random(seed))
+    with commits(database) as seen:
+        at_once = await asyncio.gather(*(call() for call in together), return_exceptions=True)
+    assert len(seen) == 1
+    one_by_one = []
+    for call in await series(database, OTHER_MANDATE, random.Random(seed)):
+        try:
+            one_by_one.append(await call())
+        except BillingError as error:
+            one_by_one.append(error)
+    assert [words(outcome) for outcome in at_once] == [words(outcome) for outcome in one_by_one]
+    assert (await prove(database)).ok
+
+
+# What goes wrong
+
+
+def broken(_: Ledger) -> None:
+    raise RuntimeError("a bug")
+
+
+def posts_and_refuses(ledger: Ledger) -> None:
+    post(5)(ledger)
+    raise BillingError(UserErrorCode.INVALID, "No.")
+
+
+def tells_and_refuses(ledger: Ledger) -> None:
+    ledger.notify(NoticeType.CREDIT_ADDED, {})
+    raise BillingError(UserErrorCode.INVALID, "No.")
+
+
+@pytest.mark.parametrize(
+    ("bad", "outcome"),
+    [
+        pytest.param(broken, "RuntimeError", id="bug"),
+        pytest.param(post(description=None), "IntegrityError", id="refused by the database"),
+        pytest.param(posts_and_refuses, "INVALID", id="refuses after posting"),
+        pytest.param(tells_and_refuses, "INVALID", id="refuses after telling"),
+    ],
+)
+async def test_a_call_that_fails_takes_no_other_with_it(
+    database: Database, bad: Callable[[Ledger], Any], outcome: str
+) -> None:
+    await add_mandate(database)
+    good = [in_group(database, MANDATE, ALICE, post()) for _ in range(3)]
+    found = await codes(good[0], in_group(database, MANDATE, ALICE, bad), *good[1:])
+    assert found == ["OK", outcome, "OK", "OK"]
+    assert [row.amount for row in await read_rows(database, transactions)] == [1, 1, 1]
+    assert not await database_notices(database)
+    assert (await prove(database)).ok
+
+
+async def database_notices(database: Database) -> list[Any]:
+    async with database.read() as connection:
+        return list(await connection.execute(text("SELECT id FROM outbox")))
+
+
+async def test_a_call_that_fails_alone_fails_alone(database: Database) -> None:
+    await add_mandate(database)
+    assert await codes(in_group(database, MANDATE, ALICE, posts_and_refuses)) == ["INVALID"]
+    assert await codes(in_group(database, MANDATE, ALICE, broken)) == ["RuntimeError"]
+    assert not await read_rows(database, transactions)
+
+
+async def test_a_mandate_that_does_not_exist(database: Database) -> None:
+    found = await codes(*(hold(database, 1, mandate_id="nowhere") for _ in range(3)))
+    assert found == ["NOT_FOUND"] * 3
+
+
+async def test_nobody_is_told_before_the_commit(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_mandate(database)
+    happened: list[str] = []
+    end = group._Call.end
+
+    def tell(call: Any, outcome: Any) -> None:
+        happened.append("told")
+        end(call, outcome)
+
+    monkeypatch.setattr(group._Call, "end", tell)
+    event.listen(database.engine.sync_engine, "commit", lambda _: happened.append("commit"))
+    await asyncio.gather(*(record(database, usage_event()) for _ in range(5)))
+    assert happened == ["commit", *["told"] * 5]
+
+
+async def test_a_commit_that_fails_fails_for_all(database: Database) -> None:
+    await add_mandate(database)
+
+    def fail(_: Any) -> None:
+        raise ConnectionResetError("the server has gone")
+
+    event.listen(database.engine.sync_engine, "commit", fail)
+    found = await codes(*(record(database, usage_event()) for _ in range(5)))
+    event.remove(database.engine.sync_engine, "commit", fail)
+    assert found == ["DatabaseUnavailable"] * 5
+    assert not await read_rows(database, transactions)
+    assert await codes(record(database, usage_event())) == ["OK"]
+
+
+# Who waits
+
+
+def at_commit(database: Database, work: Callable[[], Any]) -> None:
+    """Does this once, as the next transaction is about to be committed."""
+    event.listen(database.engine.sync_engine, "commit", lambda _: work(), once=True)
+
+
+async def test_who_leaves_before_its_turn_is_dropped(database: Database) -> None:
+    await add_mandate(database)
+    calls = [asyncio.create_task(record(database, usage_event(n))) for n in range(1, 5)]
+    await asyncio.sleep(0)
+    calls[0].cancel()
+    calls[2].cancel()
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [told(outcome) for outcome in found] == ["CancelledError", "OK", "CancelledError", "OK"]
+    assert [row.amount for row in await read_rows(database, transactions)] == [2, 4]
+
+
+async def test_who_leaves_a_group_breaks_it_off_for_nobody_else(database: Database) -> None:
+    await add_mandate(database)
+    calls = [asyncio.create_task(record(database, usage_event(n))) for n in range(1, 4)]
+    at_commit(database, calls[0].cancel)
+    found = await asyncio.gather(*calls, return_exceptions=True)
+    assert [told(outcome) for outcome in found] == ["CancelledError", "OK", "OK"]
+    assert [row.amount for row in await read_rows(database, transactions)] == [1, 2, 3]
+
+
+async def test_what_nobody_waits_for_is_broken_off(database: Database) -> None:
+    await add_mandate(database)
+
+    def leave(ledger: Ledger) -> Any:
+        row = post()(ledger)
+        call.cancel()
+        return row
+
+    call = asyncio.create_task(in_group(database, MANDATE, ALICE, leave))
+    assert await codes(call) == ["CancelledError"]
+    await asyncio.gather(*database.under_way, return_exceptions=True)
+    assert not await read_rows(database, transactions)
+    assert await codes(record(database, usage_event())) == ["OK"]
+
+
+async def test_the_end_waits_for_what_is_under_way(database_url: str) -> None:
+    async with Database(database_url) as database:
+        await add_mandate(database)
+        calls = [asyncio.create_task(record(database, usage_event(n))) for n in range(1, 3)]
+        begun = asyncio.Event()
+        at_commit(database, begun.set)
+        await begun.wait()
+    assert await codes(*calls) == ["OK", "OK"]
+    async with Database(database_url) as database:
+        assert len(await read_rows(database, transactions)) == 2
+
+
+async def test_a_queue_is_gone_once_nobody_waits(database: Database) -> None:
+    await add_mandate(database)
+    await codes(record(database, usage_event()), hold(database, 1, mandate_id="nowhere"))
+    assert not group._queues[database]
+
+
+async def test_whose_time_is_over_waits_no_longer_and_others_go_on(database_url: str) -> None:
+    waits = Waits(busy=5, begin=0.6)
+    async with Database(database_url, pool_size=1, waits=waits) as database:
+        await add_mandate(database)
+        free = asyncio.Event()
+
+        async def occupy(_: AsyncConnection) -> None:
+            await free.wait()
+
+        # Beside its pool of one, PostgreSQL has one connection more.
+        busy = [asyncio.create_task(database.write(occupy)) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        loop = asyncio.get_running_loop()
+        early = asyncio.create_task(record(database, usage_event(1)))
+        begun = loop.time()
+        await asyncio.sleep(0.4)
+        late = asyncio.create_task(record(database, usage_event(2)))
+        assert await codes(early) == ["DatabaseUnavailable"]
+        assert loop.time() - begun < 0.8
+        free.set()
+        assert await codes(late) == ["OK"]
+        await asyncio.gather(*busy, return_exceptions=True)
+        assert [row.amount for row in await read_rows(database, transactions)] == [2]
+
+
+@contextmanager
+def bounds(monkeypatch: pytest.MonkeyPatch, **values: int) -> Iterator[None]:
+    with monkeypatch.context() as patched:
+        for name, value in values.items():
+            patched.setattr(group, name, value)
+        yield
+
+
+async def test_a_group_is_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    await add_mandate(database)
+    with bounds(monkeypatch, MAX_CALLS=4), commits(database) as seen:
+        await asyncio.gather(*(record(database, usage_event()) for _ in range(10)))
+    assert len(seen) == 3
+    with bounds(monkeypatch, MAX_SIZE=9), commits(database) as seen:
+        batches = [[usage_event() for _ in range(4)] for _ in range(4)]
+        batches.append([usage_event() for _ in range(20)])
+        await asyncio.gather(*(record(database, *batch) for batch in batches))
+    assert len(seen) == 3
+    assert len(await read_rows(database, transactions)) == 46
+
+
+async def lock(connection: AsyncConnection, mandate_id: str, user_id: str) -> None:
+    query = select(accounts.c.id).where(
+        accounts.c.mandate_id == mandate_id, accounts.c.user_id == user_id
+    )
+    await connection.execute(query.with_for_update())
+
+
+@on_postgresql
+async def test_who_waits_for_a_lock_holds_up_no_others(database: Database) -> None:
+    users = ("alice", "bob")
+    await add_mandate(database, MANDATE, PREPAY_USER, users=users)
+    await add_mandate(database, OTHER_MANDATE, PREPAY_USER)
+    for user_id in users:
+        await record(database, usage_event(user_id=user_id))
+    async with database.engine.begin() as connection:
+        await lock(connection, MANDATE, "alice")
+        stuck = asyncio.create_task(record(database, usage_event()))
+        await asyncio.sleep(0.05)
+        async with asyncio.timeout(2):
+            await record(database, usage_event(mandate_id=OTHER_MANDATE))
+            await record(database, usage_event(user_id="bob"))
+        assert not stuck.done()
+    assert await codes(stuck) == ["OK"]
+
+
+@on_postgresql
+async def test_a_lock_that_is_not_had_is_one_calls_own_failure(
+    database: Database, database_url: str
+) -> None:
+    users = ("alice", "bob")
+    await add_mandate(database, MANDATE, PREPAY_USER, users=users)
+    for user_id in users:
+        await record(database, usage_event(user_id=user_id))
+    waits = Waits(busy=1, begin=0.5, lock=0.3)
+    async with Database(database_url, waits=waits) as prompt, database.engine.begin() as connection:
+        await lock(connection, MANDATE, "alice")
+        found = await codes(
+            *(record(prompt, usage_event(user_id=user_id)) for user_id in users for _ in range(2))
+        )
+    assert found == ["DatabaseUnavailable"] * 2 + ["OK"] * 2
+
+
+async def test_what_is_dated_in_a_group_is_as_it_was_sent(database: Database) -> None:
+    await add_mandate(database, model=PREPAY_USER)
+    first = await hold(database, 1)
+    at = datetime.now(UTC)
+    await asyncio.gather(
+        settle(database, first, 1, occurred_at=at), hold(database, 1), hold(database, 2)
+    )
+    assert await hold_status(database, first) == "SETTLED"
+    [row] = [row for row in await read_rows(database, transactions) if row.hold_id]
+    assert (row.hold_id, row.occurred_at) == (first, at)
