@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select, text
+from sqlalchemy import event, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing import group
@@ -36,6 +36,7 @@ from tests.world import (
     expire,
     hold,
     hold_status,
+    notices,
     outcomes,
     read_rows,
     record,
@@ -200,7 +201,7 @@ async def series(
     calls: list[Callable[[], Awaitable[Any]]] = []
     for _ in range(40):
         user_id, amount = chance.choice(users), chance.randint(0, 4)
-        key, hold_id = f"key-{chance.randrange(25)}", chance.choice(made)
+        key, hold_id = f"sent-{chance.randrange(25)}", chance.choice(made)
         sent = usage_event(amount, key=key, user_id=user_id, **here)
         wanted = spend(amount, key=key, user_id=user_id, **here)
 
@@ -229,6 +230,14 @@ def words(outcome: Any) -> Any:
     return outcome.sequence, outcome.amount, outcome.balance_after
 
 
+async def alerts(database: Database, mandate_id: str) -> list[tuple[Any, ...]]:
+    rows = await notices(database, mandate_id=mandate_id)
+    told = (NoticeType.BALANCE_WARNING, NoticeType.BALANCE_DEPLETED)
+    return [
+        (r.notice_type, r.data["balance"], r.data["userId"]) for r in rows if r.notice_type in told
+    ]
+
+
 @pytest.mark.parametrize("seed", range(6))
 async def test_a_group_does_what_its_calls_do_one_after_the_other(
     database: Database, seed: int
@@ -244,6 +253,7 @@ async def test_a_group_does_what_its_calls_do_one_after_the_other(
         except BillingError as error:
             one_by_one.append(error)
     assert [words(outcome) for outcome in at_once] == [words(outcome) for outcome in one_by_one]
+    assert await alerts(database, MANDATE) == await alerts(database, OTHER_MANDATE) != []
     assert (await prove(database)).ok
 
 
@@ -281,13 +291,8 @@ async def test_a_call_that_fails_takes_no_other_with_it(
     found = await codes(good[0], in_group(database, MANDATE, ALICE, bad), *good[1:])
     assert found == ["OK", outcome, "OK", "OK"]
     assert [row.amount for row in await read_rows(database, transactions)] == [1, 1, 1]
-    assert not await database_notices(database)
+    assert not await notices(database)
     assert (await prove(database)).ok
-
-
-async def database_notices(database: Database) -> list[Any]:
-    async with database.read() as connection:
-        return list(await connection.execute(text("SELECT id FROM outbox")))
 
 
 async def test_a_call_that_fails_alone_fails_alone(database: Database) -> None:

@@ -234,11 +234,13 @@ def _outcome(ledger: Ledger, call: _Call) -> Any:
     """What the call returns, or the BillingError that refuses it and has left the books as they were."""
     before = ledger.changes
     try:
-        return call.work(ledger)
+        result = call.work(ledger)
     except BillingError as error:
         if ledger.changes != before:
             raise
         return error
+    ledger.judge_levels()
+    return result
 
 
 def _too_late() -> DatabaseUnavailable:

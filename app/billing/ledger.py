@@ -89,6 +89,8 @@ class Ledger:
         self._holds_by_key: dict[str, SimpleNamespace] = {}
         self._settlements: dict[str, Any] = {}
         """Transactions by the holds that they settle."""
+        self._unjudged: dict[str, LockedAccount] = {}
+        """Accounts to which something was posted since their alert level was judged."""
         self._made: list[SimpleNamespace] = []
         self._closed: list[SimpleNamespace] = []
         self._notices: list[dict[str, Any]] = []
@@ -305,6 +307,7 @@ class Ledger:
             )
         )
         account.rows.append(row)
+        self._unjudged[account.id] = account
         self._remember(row)
         self._count_spent(row, occurred_at)
         return row
@@ -350,23 +353,28 @@ class Ledger:
         self.changes += 1
         self._audited.append(event)
 
+    def judge_levels(self) -> None:
+        """Judges how low the accounts stand that one call has moved, and adds what is told of it."""
+        for account in self._unjudged.values():
+            if account.is_needed:
+                level = alert_level(self.terms, account)
+                self._notices += alert_notices(self.terms, account, level, self.now)
+                account.alert_level = level
+        self._unjudged.clear()
+
     async def write(self) -> None:
         """Writes what was posted, set aside and closed, and what is to be told of it.
 
         An account that another unit opens at the same time is a unique violation, so the database
         lets one of them through and runs the other again: it is opened, and credited, once.
         """
+        self.judge_levels()
         connection = self.connection
         moved = [account for account in self._accounts.values() if account.is_needed]
         opened = sorted(
             (account for account in moved if account.is_new), key=lambda new: new.user_id or ""
         )
         rows = [vars(row) for account in moved for row in account.rows]
-        for account in moved:
-            if account.rows:  # a hold posts nothing
-                level = alert_level(self.terms, account)
-                self._notices += alert_notices(self.terms, account, level, self.now)
-                account.alert_level = level
         standing = [account for account in moved if account.rows and not account.is_new]
         await insert_rows(connection, accounts, [_columns(new, _COLUMNS) for new in opened])
         await insert_rows(connection, transactions, rows)
