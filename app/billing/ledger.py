@@ -5,20 +5,17 @@ transactions, holds, account balances, the daily roll-up and what the outbox tel
 database transaction.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Iterable
-from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
 from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.alerts import alert_level, alert_notices, notice, those_with_room
 from app.billing.bulk import insert_rows, update_rows
-from app.billing.checks import may_have_occurred
 from app.billing.directory import Member, members_by_user
 from app.billing.enums import (
     AccountType,
@@ -30,7 +27,7 @@ from app.billing.enums import (
 )
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import Funds, Owner, funds, payer
-from app.billing.limits import SpendLimit, unspent, with_use
+from app.billing.limits import LimitsInForce
 from app.billing.locked import (
     LockedAccount,
     Needs,
@@ -76,13 +73,11 @@ class Ledger:
         self.locked_at = self.now = datetime.now(UTC)
         """The database's clock after the locks were taken; `now` moves on with each row posted."""
         self.members: dict[str, Member] = {}
+        self.limits = LimitsInForce(terms, self.members, self.now)
         self._locking = locking
-        self._zone = ZoneInfo(terms.time_zone)
         self._accounts: dict[Owner, LockedAccount] = {}
         self._accounts_by_id: dict[str, LockedAccount] = {}
         self._held: dict[str, Decimal] = {}
-        self._limits: dict[tuple[str | None, date], SpendLimit] = {}
-        """By user and the first day of the period."""
         self._written: dict[str, Any] = {}
         """Transactions by their idempotency keys."""
         self._holds: dict[str, SimpleNamespace] = {}
@@ -108,7 +103,8 @@ class Ledger:
             self.members = await members_by_user(self.connection, self.mandate_id, named)
         payers = {self.payer(user_id) for user_id, _ in needs.spends}
         await self._lock(payers, hold_ids=needs.hold_ids)
-        await self._read_limits(needs.spends)
+        self.limits = LimitsInForce(self.terms, self.members, self.locked_at)
+        await self.limits.read(self.connection, needs.spends)
         if needs.hold_ids or needs.hold_keys:
             for hold in await lock_holds(
                 self.connection, self.mandate_id, needs.hold_ids, needs.hold_keys
@@ -118,28 +114,6 @@ class Ledger:
         if needs.keys or settled:
             for row in await read_written(self.connection, self.mandate_id, needs.keys, settled):
                 self._remember(row)
-
-    async def _read_limits(self, spends: Iterable[tuple[str | None, datetime | None]]) -> None:
-        limits = {
-            (user_id, limit.first): limit
-            for user_id, occurred_at in spends
-            if user_id is not None and (limit := self._unspent(user_id, occurred_at))
-        }
-        used = await with_use(
-            self.connection,
-            [((self.mandate_id, user_id), limit) for (user_id, _), limit in limits.items()],
-        )
-        self._limits = dict(zip(limits, used, strict=True))
-
-    def _unspent(self, user_id: str | None, occurred_at: datetime | None) -> SpendLimit | None:
-        """The member's limit in the period of that time; None for a time that no call may have."""
-        member = self.members.get(user_id or "")
-        if member is None or member.spend_limit is None or member.spend_period is None:
-            return None
-        instant = occurred_at or self.locked_at
-        if not may_have_occurred(instant, self.locked_at):
-            return None
-        return unspent(member.spend_limit, member.spend_period, self._zone, instant)
 
     async def lock(self, *owners: Owner) -> None:
         """Locks the accounts of these owners, those that are open. Once in a unit, too."""
@@ -217,7 +191,7 @@ class Ledger:
             last_transaction_at=self.now - _STEP,
             is_new=True,
         )
-        self._accounts[account_type, user_id] = account
+        self._accounts[account_type, user_id] = self._accounts_by_id[account.id] = account
         if user_id is not None and self.terms.default_user_credit > ZERO:
             self.post(
                 account,
@@ -233,13 +207,6 @@ class Ledger:
     def held_on(self, account: LockedAccount) -> Decimal:
         """What its open holds set aside."""
         return self._held.get(account.id, ZERO)
-
-    def spend_limit(
-        self, user_id: str | None, occurred_at: datetime | None = None
-    ) -> SpendLimit | None:
-        """The member's limit, in the period of that time, as it stands after what was posted."""
-        limit = self._unspent(user_id, occurred_at)
-        return self._limits.get((user_id, limit.first)) if limit else None
 
     def funds(self, account: LockedAccount) -> Funds:
         """What can still be paid from an account after what was posted to it."""
@@ -309,13 +276,9 @@ class Ledger:
         account.rows.append(row)
         self._unjudged[account.id] = account
         self._remember(row)
-        self._count_spent(row, occurred_at)
+        if reference_type == ReferenceType.USAGE:
+            self.limits.count_spent(row.user_id, occurred_at, amount)
         return row
-
-    def _count_spent(self, row: SimpleNamespace, occurred_at: datetime | None) -> None:
-        limit = self.spend_limit(row.user_id, occurred_at)
-        if limit is not None and row.reference_type == ReferenceType.USAGE:
-            self._limits[row.user_id, limit.first] = replace(limit, spent=limit.spent + row.amount)
 
     def set_aside(self, account: LockedAccount, **columns: Any) -> None:
         """Adds a hold, opening the account where it is new."""
@@ -338,9 +301,7 @@ class Ledger:
 
     def _count_held(self, hold: SimpleNamespace, amount: Decimal) -> None:
         self._held[hold.account_id] = self._held.get(hold.account_id, ZERO) + amount
-        for (user_id, first), limit in self._limits.items():
-            if user_id == hold.user_id:
-                self._limits[user_id, first] = replace(limit, held=limit.held + amount)
+        self.limits.count_held(hold.user_id, amount)
 
     def notify(self, kind: NoticeType, data: dict[str, Any]) -> None:
         """Adds a webhook notice to the outbox."""

@@ -50,7 +50,7 @@ def judge(
             else "This mandate allows named providers only: name one.",
             "aicore_provider",
         )
-    limit = ledger.spend_limit(user_id, occurred_at)
+    limit = ledger.limits.find(user_id, occurred_at)
     if limit is not None and (limit.remaining <= ZERO or amount > limit.remaining):
         raise BillingError(
             UserErrorCode.SPEND_LIMIT_EXCEEDED,
