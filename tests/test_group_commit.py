@@ -422,8 +422,8 @@ async def test_whose_time_is_over_waits_no_longer_and_others_go_on(database_url:
         begun = loop.time()
         long_ago = copy_context()
         long_ago.run(request_begun.set, begun - 60)
-        late = loop.create_task(record(database, usage_event(1)), context=long_ago)
         early = loop.create_task(record(database, usage_event(2)))
+        late = loop.create_task(record(database, usage_event(1)), context=long_ago)
         assert await codes(late) == ["DatabaseUnavailable"]
         assert loop.time() - begun < 2
         free.set()
