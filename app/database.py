@@ -7,7 +7,6 @@ import asyncio
 import math
 import random
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
@@ -18,12 +17,12 @@ from sqlalchemy import Engine, NullPool, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.util import greenlet_spawn
 
 from app import postgresql, sqlite
+from app.lending import Lending
 from app.metrics import RETRIES
 from app.silence import SilenceWatch
-from app.statements import Statement, as_sqlalchemy, is_watched
+from app.statements import Statement, is_watched
 
 T = TypeVar("T")
 Unit = Callable[[AsyncConnection], Awaitable[T]]
@@ -113,13 +112,11 @@ class Database:
         """For what keeps a connection for long: a few at a time leave the others theirs."""
         self.long_reads = asyncio.Semaphore(1)
         """For each page of what reads many: they take turns, so that nobody else waits for all of them."""
+        self.under_way: set[asyncio.Task[None]] = set()
+        """Units of work that several wait for: they are not broken off when one of these leaves."""
         self._waits = waits
         self._probes: set[asyncio.Task[Any]] = set()
         self._watch = SilenceWatch(self._is_answering)
-        self._at_hand: list[tuple[Any, float]] = []
-        """Connections that were used for a statement just now, and when."""
-        self._waiting = 0
-        """How many wait for a connection of the pool."""
         if self.is_sqlite:
             options: dict[str, Any] = {
                 "connect_args": {"timeout": waits.busy, "async_creator_fn": sqlite.open_connection},
@@ -159,6 +156,8 @@ class Database:
             event.listen(self._writer.sync_engine, "checkin", postgresql.note_use)
             event.listen(self._writer.sync_engine, "checkout", postgresql.try_idle)
 
+        self._lending = Lending(self._reader.sync_engine)
+
     @property
     def engine(self) -> AsyncEngine:
         """The writing engine, for tests that look underneath."""
@@ -174,7 +173,7 @@ class Database:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection in autocommit; each statement sees what was committed before it began."""
         with _unavailable(retried=False):
-            async with self._connected(self._reader, self._begin_by()) as connection:
+            async with self._connected(self._reader, self.begin_by()) as connection:
                 yield connection
 
     async def fetch(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
@@ -184,53 +183,19 @@ class Database:
             async with self.read() as connection:
                 return (await connection.execute(statement.query, values)).all()
         with _unavailable(retried=False):
-            lent = await self._lend(engine)
+            lent = await self._lending.lend(self.begin_by())
             try:
                 with self._watched(lent.driver_connection):
                     found = await statement.run(lent, engine.dialect, values)
             except BaseException as error:
-                if not isinstance(error, DBAPIError) or error.connection_invalidated:
-                    lent.invalidate()  # who was cancelled leaves an answer unread
-                await greenlet_spawn(lent.close)
+                if isinstance(error, DBAPIError) and not error.connection_invalidated:
+                    await self._lending.take_back(lent)
+                else:
+                    await self._lending.give_up(lent)
                 raise
             self._watch.note_answer()
-            if self._waiting:
-                await greenlet_spawn(lent.close)
-            else:
-                self._at_hand.append((lent, time.monotonic()))
+            await self._lending.take_back(lent)
             return found
-
-    async def _lend(self, engine: Engine) -> Any:
-        """A connection at hand, or one of the pool: that takes longer than most statements."""
-        while self._at_hand:
-            lent, used_at = self._at_hand.pop()
-            is_fresh = time.monotonic() - used_at < postgresql.IDLE_SECONDS
-            if is_fresh and (self.is_sqlite or not lent.driver_connection.is_closed()):
-                return lent
-            await greenlet_spawn(lent.close)
-        async with self._queueing(self._begin_by()):
-            try:
-                return await greenlet_spawn(engine.raw_connection)
-            except engine.dialect.loaded_dbapi.Error as error:
-                raise as_sqlalchemy(error, engine.dialect) from error
-
-    async def _give_back(self) -> None:
-        """Leaves the pool all its connections."""
-        while self._at_hand:
-            lent, _ = self._at_hand.pop()
-            await greenlet_spawn(lent.close)
-
-    @asynccontextmanager
-    async def _queueing(self, by: float) -> AsyncIterator[None]:
-        """Waits for a connection of the pool, by then."""
-        self._waiting += 1
-        try:
-            async with asyncio.timeout_at(None if by == math.inf else by):
-                yield
-        except TimeoutError:
-            raise TimeoutError("no connection in time") from None
-        finally:
-            self._waiting -= 1
 
     @asynccontextmanager
     async def snapshot(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -244,7 +209,7 @@ class Database:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
         with _unavailable(retried=False):
-            async with self._connected(engine, self._begin_by()) as connection:
+            async with self._connected(engine, self.begin_by()) as connection:
                 if self.is_sqlite:  # in autocommit SQLAlchemy begins nothing itself
                     await connection.exec_driver_sql("BEGIN")
                 elif long and self._waits.statement:
@@ -253,7 +218,7 @@ class Database:
                     )
                 yield connection
 
-    async def write(self, unit: Unit[T]) -> T:
+    async def write(self, unit: Unit[T], *, begin_by: float | None = None) -> T:
         """Runs `unit` in one database transaction and returns what it returned, once committed.
 
         A deadlock, a serialization failure, a busy database or a unique violation runs the whole
@@ -261,7 +226,7 @@ class Database:
         attempts, or when it has waited for too long, it gives up with DatabaseUnavailable, or
         IntegrityError for a unique violation.
         """
-        by = self._begin_by()
+        by = self.begin_by() if begin_by is None else begin_by
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with _unavailable(retried=True):
@@ -299,7 +264,8 @@ class Database:
             raise DatabaseUnavailable from TimeoutError("it does not answer")
         return task.result()
 
-    def _begin_by(self) -> float:
+    def begin_by(self) -> float:
+        """Until when, by the clock of the loop, the last attempt at what is asked for now begins."""
         if self._waits.begin is None:
             return math.inf
         now = _now()
@@ -309,8 +275,8 @@ class Database:
     async def _connected(self, engine: AsyncEngine, by: float) -> AsyncIterator[AsyncConnection]:
         """A connection of the pool, got by then and watched."""
         connection = engine.connect()
-        await self._give_back()
-        async with self._queueing(by):
+        await self._lending.give_back()
+        async with self._lending.queueing(by):
             await connection.start()
         try:
             with self._watched((await connection.get_raw_connection()).driver_connection):
@@ -333,9 +299,10 @@ class Database:
         return True
 
     async def dispose(self) -> None:
-        """Closes every pooled connection."""
+        """Closes every pooled connection, once what is under way has ended."""
+        await asyncio.gather(*self.under_way, return_exceptions=True)
         self._watch.close()
-        await self._give_back()
+        await self._lending.give_back()
         for task in self._probes:
             task.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)

@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
+from app.billing.checks import content_hash
 from app.billing.enums import AccountType, BillingModel, ReferenceType, TransactionType
 from app.billing.errors import BillingError
 from app.billing.ledger import MAX_LIFETIME, Ledger, in_ledger, same_content
+from app.billing.locked import Needs
 from app.billing.models import accounts, daily_usage, transactions
 from app.billing.money import MAX_BALANCE, ZERO
 from app.database import Database
@@ -29,7 +31,7 @@ async def post(
     """Posts to the account that pays for the user, in one unit."""
 
     async def work(ledger: Ledger) -> list[SimpleNamespace]:
-        await ledger.lock_spenders([(user_id, None)])
+        await ledger.prepare(Needs(spends=[(user_id, None)]))
         return [
             ledger.post(
                 ledger.account(ledger.payer(user_id)),
@@ -168,7 +170,7 @@ async def test_an_account_to_which_nothing_was_posted_is_not_opened(database: Da
     before = await dump(database)
 
     async def work(ledger: Ledger) -> None:
-        await ledger.lock_spenders([("alice", None)])
+        await ledger.prepare(Needs(spends=[("alice", None)]))
         assert ledger.funds(ledger.account(ledger.payer("alice"))).available == 10
 
     await in_ledger(database, MANDATE, work)
@@ -190,7 +192,7 @@ async def test_an_error_after_posting_writes_nothing(database: Database) -> None
     before = await dump(database)
 
     async def work(ledger: Ledger) -> None:
-        await ledger.lock_spenders([("alice", None)])
+        await ledger.prepare(Needs(spends=[("alice", None)]))
         account = ledger.account(ledger.payer("alice"))
         ledger.post(account, DEBIT, USAGE, Decimal(1), description="Test")
         await ledger.write()
@@ -301,10 +303,12 @@ async def test_keys_are_found_in_their_own_mandate_only(database: Database) -> N
     await add_mandate(database)
     await add_mandate(database, "globex")
     key = fresh()
-    await post(database, (DEBIT, USAGE, 1), idempotency_key=key)
+    digest = content_hash("test", {})
+    await post(database, (DEBIT, USAGE, 1), idempotency_key=key, content_hash=digest)
 
     async def work(ledger: Ledger) -> list[str]:
-        return list(await ledger.written_under([key, "unknown", "k" * 255]))
+        await ledger.prepare(Needs(keys=[key, "unknown", "k" * 255]))
+        return [found for found in (key, "unknown") if ledger.written_under(found, digest)]
 
     assert await in_ledger(database, "acme", work) == [key]
     assert await in_ledger(database, "globex", work) == []
@@ -332,7 +336,7 @@ async def test_an_account_is_locked_by_one_unit_at_a_time(
     order: list[str] = []
 
     async def work(ledger: Ledger, name: str) -> None:
-        await ledger.lock_spenders([("alice", None)])
+        await ledger.prepare(Needs(spends=[("alice", None)]))
         order.append(name)
         await asyncio.sleep(0.1)
         order.append(name)

@@ -12,6 +12,7 @@ from app.billing.directory import set_time_zone, upsert_mandate
 from app.billing.enums import ReferenceType, TransactionType
 from app.billing.errors import BillingError
 from app.billing.ledger import Ledger, in_ledger
+from app.billing.locked import Needs
 from app.billing.models import audit_events, daily_totals, daily_usage, settings
 from app.billing.roll_up import rebuild_roll_up, total_days
 from app.billing.verify import verify_ledger
@@ -269,7 +270,7 @@ async def test_totals_wait_for_calls_under_way(used: Database) -> None:
     has_posted, may_commit = asyncio.Event(), asyncio.Event()
 
     async def call(ledger: Ledger) -> None:
-        await ledger.lock_spenders([("alice", NOON)])
+        await ledger.prepare(Needs(spends=[("alice", NOON)]))
         debit = TransactionType.DEBIT, ReferenceType.USAGE, Decimal(3)
         account = ledger.paying_account("alice")
         ledger.post(account, *debit, occurred_at=NOON, user_id="alice", description="Late")

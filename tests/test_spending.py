@@ -12,6 +12,7 @@ from app.billing.directory import remove_membership
 from app.billing.enums import BillingModel, PeriodType
 from app.billing.errors import BadInput, BillingError, Forbidden
 from app.billing.ledger import Ledger, in_ledger
+from app.billing.locked import Needs
 from app.billing.models import accounts
 from app.billing.spending import SpendCheck, check_spending
 from app.billing.viewer import OPERATOR, Viewer
@@ -241,7 +242,7 @@ async def test_it_waits_for_nobody(database: Database) -> None:
     await record(database, usage_event(1))
 
     async def work(ledger: Ledger) -> SpendCheck | None:
-        await ledger.lock_spenders([("alice", None)])
+        await ledger.prepare(Needs(spends=[("alice", None)]))
         return await asyncio.wait_for(ask(database, 9), 5)
 
     check = await in_ledger(database, MANDATE, work)

@@ -89,15 +89,24 @@ def legible(text: str) -> str:
     return text.encode(errors="replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")[:255]
 
 
-async def is_flooded(connection: AsyncConnection, mandate_id: str, kind: NoticeType) -> bool:
-    """Whether so many notices of a kind wait already that one more tells nothing new.
+async def those_with_room(
+    connection: AsyncConnection, mandate_id: str, notices: list[dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """The notices, without those of rejected usage for which too many wait already.
 
-    Refused requests come as fast as a client sends them, and there may be no receiver.
+    One more would tell nothing new: refused requests come as fast as a client sends them, and there
+    may be no receiver.
     """
+    kind = NoticeType.USAGE_REJECTED
+    rejections = [notice for notice in notices if notice["notice_type"] == kind]
+    if not rejections:
+        return notices
     waiting = select(outbox.c.id).where(
         outbox.c.mandate_id == mandate_id, outbox.c.notice_type == kind
     )
-    return len((await connection.execute(waiting.limit(MAX_WAITING))).all()) == MAX_WAITING
+    waits = len((await connection.execute(waiting.limit(MAX_WAITING))).all())
+    dropped = rejections[MAX_WAITING - waits :]
+    return [notice for notice in notices if notice not in dropped]
 
 
 async def update_alert_levels(

@@ -8,7 +8,8 @@ from app.billing.checks import check_key, check_text, content_hash, invalid
 from app.billing.directory import require_member
 from app.billing.enums import BillingModel, NoticeType, ReferenceType, TransactionType
 from app.billing.errors import BillingError, UserErrorCode
-from app.billing.ledger import Ledger, LockedAccount, in_ledger
+from app.billing.ledger import Ledger, in_ledger
+from app.billing.locked import LockedAccount
 from app.billing.money import check_amount, format_decimal
 from app.billing.viewer import Viewer
 from app.database import Database

@@ -1,6 +1,6 @@
 """What open holds set aside. A hold counts until its time is over by the database's clock, tidied or not."""
 
-from sqlalchemy import and_, func, literal_column, select
+from sqlalchemy import and_, case, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.enums import HoldStatus
@@ -13,6 +13,12 @@ _STORED_OPEN = holds.c.status == literal_column(f"'{HoldStatus.OPEN}'")
 IS_OPEN = and_(_STORED_OPEN, holds.c.expires_at > NOW)
 IS_OVERDUE = and_(_STORED_OPEN, holds.c.expires_at <= NOW)
 """Expired, though its row does not say so yet."""
+
+HOLDS_AS_THEY_ARE = select(
+    *(column for column in holds.c if column.name != "status"),
+    case((IS_OVERDUE, HoldStatus.EXPIRED), else_=holds.c.status).label("status"),
+)
+"""Holds as they are now: what has run out of time is EXPIRED, tidied or not."""
 
 _OF_ACCOUNT = and_(
     holds.c.mandate_id == accounts.c.mandate_id, holds.c.account_id == accounts.c.id, IS_OPEN

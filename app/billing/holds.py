@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, and_, case, or_, select, update
+from sqlalchemy import Select, and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.checks import (
@@ -19,9 +19,11 @@ from app.billing.checks import (
 )
 from app.billing.enums import HoldStatus, ReferenceType, TransactionType
 from app.billing.errors import BillingError, UserErrorCode
-from app.billing.held import IS_OPEN, IS_OVERDUE
-from app.billing.ledger import Ledger, LockedAccount, conflict, in_ledger, same_content
-from app.billing.models import holds, transactions
+from app.billing.group import in_group
+from app.billing.held import HOLDS_AS_THEY_ARE, IS_OPEN, IS_OVERDUE
+from app.billing.ledger import Ledger, conflict
+from app.billing.locked import Needs
+from app.billing.models import holds
 from app.billing.money import check_amount
 from app.billing.paging import Keyset, Page, PageArguments, fetch_page
 from app.billing.spending import judge
@@ -61,10 +63,8 @@ async def create_hold(
     }
     digest = content_hash("createHold", {"user_id": new.user_id, "amount": new.amount} | named)
 
-    async def work(ledger: Ledger) -> HoldKey:
-        await ledger.lock_spenders([(new.user_id, None)])
-        first = await _find(ledger, holds.c.idempotency_key == new.idempotency_key)
-        if same_content(first, digest):
+    def work(ledger: Ledger) -> HoldKey:
+        if first := ledger.held_under(new.idempotency_key, digest):
             return new.mandate_id, first.id
         check_amount(new.amount, "amount")
         if not 1 <= new.ttl_seconds <= MAX_TTL:
@@ -88,7 +88,8 @@ async def create_hold(
         )
         return new.mandate_id, hold_id
 
-    return await in_ledger(database, new.mandate_id, work)
+    needs = Needs(spends=[(new.user_id, None)], hold_keys=[new.idempotency_key])
+    return await in_group(database, new.mandate_id, needs, work)
 
 
 async def settle_hold(
@@ -121,10 +122,10 @@ async def settle_hold(
         },
     )
 
-    async def work(ledger: Ledger) -> Any:
-        hold, account = await _lock_hold(ledger, hold_id)
+    def work(ledger: Ledger) -> Any:
+        hold = _find(ledger, hold_id)
         if hold.status == HoldStatus.SETTLED:
-            first = await _settlement(ledger, hold_id)
+            first = ledger.settlement(hold)
             if first.content_hash != digest:
                 raise conflict(
                     "The hold was settled with other content: to correct that, reverse its"
@@ -140,7 +141,7 @@ async def settle_hold(
         check_name(aicore_model, "aicore_model")
         check_occurred_at(occurred_at, ledger.locked_at)
         row = ledger.post(
-            account,
+            ledger.account_of(hold),
             TransactionType.DEBIT,
             ReferenceType.USAGE,
             amount,
@@ -155,10 +156,10 @@ async def settle_hold(
             content_hash=digest,
             occurred_at=occurred_at,
         )
-        await _close(ledger, hold_id, HoldStatus.SETTLED, settled_amount=amount)
+        ledger.close(hold, HoldStatus.SETTLED, settled_amount=amount)
         return row
 
-    return await in_ledger(database, mandate_id, work)
+    return await in_group(database, mandate_id, Needs(hold_ids=[hold_id]), work)
 
 
 async def release_hold(
@@ -170,66 +171,34 @@ async def release_hold(
     """
     viewer.require_gateway()
 
-    async def work(ledger: Ledger) -> HoldKey:
-        hold, _ = await _lock_hold(ledger, hold_id)
+    def work(ledger: Ledger) -> HoldKey:
+        hold = _find(ledger, hold_id)
         if hold.status == HoldStatus.SETTLED:
             raise _not_open("The hold was settled: reverse its transaction instead.")
         if hold.status == HoldStatus.OPEN:
-            await _close(ledger, hold_id, HoldStatus.RELEASED)
+            ledger.close(hold, HoldStatus.RELEASED)
         return mandate_id, hold_id
 
-    return await in_ledger(database, mandate_id, work)
+    return await in_group(database, mandate_id, Needs(hold_ids=[hold_id]), work)
 
 
 def _not_open(message: str) -> BillingError:
     return BillingError(UserErrorCode.HOLD_NOT_OPEN, message, "hold_id")
 
 
-async def _find(ledger: Ledger, condition: Any, *, lock: bool = False) -> Any:
-    query = _holds().where(holds.c.mandate_id == ledger.mandate_id, condition)
-    return (await ledger.connection.execute(query.with_for_update() if lock else query)).first()
-
-
-async def _lock_hold(ledger: Ledger, hold_id: str) -> tuple[Any, LockedAccount]:
-    """The hold with its account, locked in that order: account, then hold."""
-    found = await _find(ledger, holds.c.id == hold_id)
-    if found is None:
+def _find(ledger: Ledger, hold_id: str) -> Any:
+    hold = ledger.hold(hold_id)
+    if hold is None:
         raise BillingError(
             UserErrorCode.NOT_FOUND, "There is no such hold in this mandate.", "hold_id"
         )
-    account = await ledger.lock_account(found.account_id)
-    return await _find(ledger, holds.c.id == hold_id, lock=True), account
-
-
-async def _settlement(ledger: Ledger, hold_id: str) -> Any:
-    rows = await ledger.connection.execute(
-        select(transactions).where(
-            transactions.c.mandate_id == ledger.mandate_id, transactions.c.hold_id == hold_id
-        )
-    )
-    return rows.one()
-
-
-async def _close(
-    ledger: Ledger, hold_id: str, status: HoldStatus, settled_amount: Decimal | None = None
-) -> None:
-    await ledger.connection.execute(
-        update(holds)
-        .where(holds.c.mandate_id == ledger.mandate_id, holds.c.id == hold_id)
-        .values(status=status, settled_amount=settled_amount)
-    )
-
-
-def _holds() -> Select[Any]:
-    """Holds as they are now: what has run out of time is EXPIRED, tidied or not."""
-    status = case((IS_OVERDUE, HoldStatus.EXPIRED), else_=holds.c.status).label("status")
-    return select(*(column for column in holds.c if column.name != "status"), status)
+    return hold
 
 
 async def holds_by_id(connection: AsyncConnection, keys: Sequence[HoldKey]) -> list[Any]:
     """The holds of (mandate id, hold id) pairs the caller may see, in the order asked."""
     rows = await connection.execute(
-        _holds().where(
+        HOLDS_AS_THEY_ARE.where(
             holds.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}),
             holds.c.id.in_({hold_id for _, hold_id in keys}),
         )
@@ -280,7 +249,7 @@ _HAS_STATUS = {
 
 
 def _visible(mandate_id: str, viewer: Viewer) -> Select[Any]:
-    query = _holds().where(holds.c.mandate_id == mandate_id)
+    query = HOLDS_AS_THEY_ARE.where(holds.c.mandate_id == mandate_id)
     only_user = viewer.only_user(mandate_id)
     return query if only_user is None else query.where(holds.c.user_id == only_user)
 

@@ -5,37 +5,42 @@ transactions, holds, account balances, the daily roll-up and what the outbox tel
 database transaction.
 """
 
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field, replace
-from datetime import UTC, date, datetime, timedelta
+from collections.abc import Awaitable, Callable, Collection
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any, TypeVar
-from zoneinfo import ZoneInfo
 
-from sqlalchemy import ColumnElement, and_, bindparam, insert, or_, select, update
+from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.alerts import alert_level, alert_notices, notice
-from app.billing.checks import may_have_occurred
+from app.billing.alerts import alert_level, alert_notices, notice, those_with_room
+from app.billing.bulk import insert_rows, update_rows
 from app.billing.directory import Member, members_by_user
 from app.billing.enums import (
     AccountType,
-    AlertLevel,
     Channel,
+    HoldStatus,
     NoticeType,
     ReferenceType,
     TransactionType,
 )
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import Funds, Owner, funds, payer
-from app.billing.held import IS_OPEN
-from app.billing.limits import SpendLimit, unspent, with_use
-from app.billing.models import accounts, holds, outbox, transactions
+from app.billing.limits import LimitsInForce
+from app.billing.locked import (
+    LockedAccount,
+    Needs,
+    lock_accounts,
+    lock_holds,
+    read_held,
+    read_written,
+)
+from app.billing.models import accounts, audit_events, holds, outbox, transactions
 from app.billing.money import MAX_BALANCE, ZERO, within_limits
 from app.billing.roll_up import roll_up
 from app.billing.settings import lock_settings
-from app.billing.types import NOW, exact_sum, new_key
+from app.billing.types import new_key
 from app.database import Database
 
 T = TypeVar("T")
@@ -56,30 +61,6 @@ _MOVED = (
 _COLUMNS = tuple(column.name for column in accounts.c)
 
 
-@dataclass(slots=True)
-class LockedAccount:
-    """An account as it stands after what this unit has posted to it."""
-
-    mandate_id: str
-    id: str
-    account_type: AccountType
-    user_id: str | None
-    created_at: datetime
-    last_transaction_at: datetime
-    balance: Decimal = ZERO
-    credited: Decimal = ZERO
-    debited: Decimal = ZERO
-    sequence: int = 0
-    funding_base: Decimal = ZERO
-    credit_limit: Decimal | None = None
-    alert_level: AlertLevel | None = None
-    enabled: bool = True
-    is_new: bool = False
-    is_needed: bool = False
-    """Whether anything but its opening was posted or held; otherwise a new one is not written."""
-    rows: list[SimpleNamespace] = field(default_factory=list)
-
-
 class Ledger:
     """The books of one mandate, locked until the database transaction ends."""
 
@@ -92,103 +73,99 @@ class Ledger:
         self.locked_at = self.now = datetime.now(UTC)
         """The database's clock after the locks were taken; `now` moves on with each row posted."""
         self.members: dict[str, Member] = {}
+        self.limits = LimitsInForce(terms, self.members, self.now)
         self._locking = locking
-        self._zone = ZoneInfo(terms.time_zone)
         self._accounts: dict[Owner, LockedAccount] = {}
+        self._accounts_by_id: dict[str, LockedAccount] = {}
         self._held: dict[str, Decimal] = {}
-        self._limits: dict[tuple[str | None, date], SpendLimit] = {}
-        """By user and the first day of the period."""
-        self._holds: list[dict[str, Any]] = []
+        self._written: dict[str, Any] = {}
+        """Transactions by their idempotency keys."""
+        self._holds: dict[str, SimpleNamespace] = {}
+        self._holds_by_key: dict[str, SimpleNamespace] = {}
+        self._settlements: dict[str, Any] = {}
+        """Transactions by the holds that they settle."""
+        self._unjudged: dict[str, LockedAccount] = {}
+        """Accounts to which something was posted since their alert level was judged."""
+        self._made: list[SimpleNamespace] = []
+        self._closed: list[SimpleNamespace] = []
         self._notices: list[dict[str, Any]] = []
+        self._audited: list[dict[str, Any]] = []
+        self.changes = 0
+        """How much was posted, held, closed and told: what one who is refused must leave as it was."""
 
-    async def lock_spenders(self, spends: Iterable[tuple[str | None, datetime | None]]) -> None:
-        """Locks the accounts that pay for these users, and reads what judges spends of that time.
+    async def prepare(self, needs: Needs) -> None:
+        """Locks and reads all that the calls of this unit need: then they judge without waiting.
 
-        Without a time it is now; without a user it is the mandate's own account.
+        Once in a unit: the order of locks is by id.
         """
-        spends = list(spends)
-        named = {user_id for user_id, _ in spends if user_id is not None}
-        self.members = await members_by_user(self.connection, self.mandate_id, named)
-        await self.lock(*(self.payer(user_id) for user_id in named or [None]))
-        limits = {
-            (user_id, limit.first): limit
-            for user_id, occurred_at in spends
-            if user_id is not None and (limit := self._unspent(user_id, occurred_at))
-        }
-        used = await with_use(
-            self.connection,
-            [((self.mandate_id, user_id), limit) for (user_id, _), limit in limits.items()],
-        )
-        self._limits = dict(zip(limits, used, strict=True))
-
-    def _unspent(self, user_id: str | None, occurred_at: datetime | None) -> SpendLimit | None:
-        """The member's limit in the period of that time; None for a time that no call may have."""
-        member = self.members.get(user_id or "")
-        if member is None or member.spend_limit is None or member.spend_period is None:
-            return None
-        instant = occurred_at or self.locked_at
-        if not may_have_occurred(instant, self.locked_at):
-            return None
-        return unspent(member.spend_limit, member.spend_period, self._zone, instant)
+        named = {user_id for user_id, _ in needs.spends if user_id is not None}
+        if named:
+            self.members = await members_by_user(self.connection, self.mandate_id, named)
+        payers = {self.payer(user_id) for user_id, _ in needs.spends}
+        await self._lock(payers, hold_ids=needs.hold_ids)
+        self.limits = LimitsInForce(self.terms, self.members, self.locked_at)
+        await self.limits.read(self.connection, needs.spends)
+        if needs.hold_ids or needs.hold_keys:
+            for hold in await lock_holds(
+                self.connection, self.mandate_id, needs.hold_ids, needs.hold_keys
+            ):
+                self._holds[hold.id] = self._holds_by_key[hold.idempotency_key] = hold
+        settled = [h.id for h in self._holds.values() if h.status == HoldStatus.SETTLED]
+        if needs.keys or settled:
+            for row in await read_written(self.connection, self.mandate_id, needs.keys, settled):
+                self._remember(row)
 
     async def lock(self, *owners: Owner) -> None:
-        """Locks the accounts of these owners, those that are open. Once in a unit: the order is by id."""
-        users = {user_id for _, user_id in owners if user_id is not None}
-        kinds = {kind for kind, user_id in owners if user_id is None}
-        await self._lock(
-            or_(
-                accounts.c.user_id.in_(users),
-                and_(accounts.c.user_id.is_(None), accounts.c.account_type.in_(kinds)),
-            )
-        )
+        """Locks the accounts of these owners, those that are open. Once in a unit, too."""
+        await self._lock(owners)
 
     async def lock_account(self, account_id: str) -> LockedAccount:
         """Locks one account that is known to exist, whichever model it belongs to."""
-        await self._lock(accounts.c.id == account_id)
-        return next(iter(self._accounts.values()))
+        await self._lock(account_ids=[account_id])
+        return self._accounts_by_id[account_id]
 
-    async def _lock(self, condition: ColumnElement[bool]) -> None:
-        query = (
-            select(accounts)
-            .where(accounts.c.mandate_id == self.mandate_id, condition)
-            .order_by(accounts.c.id)
-        )
-        for row in await self.connection.execute(
-            query.with_for_update() if self._locking else query
+    async def _lock(self, owners: Collection[Owner] = (), **ids: Collection[str]) -> None:
+        for account in await lock_accounts(
+            self.connection, self.mandate_id, owners, locking=self._locking, **ids
         ):
-            account = LockedAccount(**row._asdict())
             if account.alert_level is None:
                 account.alert_level = alert_level(self.terms, account)
-            self._accounts[row.account_type, row.user_id] = account
-        # What is held is read after the wait, in a statement of its own: the one that waited
-        # still sees what it saw before.
-        clock = select(NOW.label("now")).subquery()
-        mine = and_(
-            holds.c.mandate_id == self.mandate_id,
-            holds.c.account_id.in_([account.id for account in self._accounts.values()]),
-            IS_OPEN,
-        )
-        for now, account_id, held in await self.connection.execute(
-            select(clock.c.now, holds.c.account_id, exact_sum(holds.c.amount))
-            .select_from(clock.outerjoin(holds, mine))
-            .group_by(clock.c.now, holds.c.account_id)
-        ):
-            self.locked_at = self.now = now
-            self._held[account_id] = held
-
-    async def written_under(self, keys: Iterable[str]) -> dict[str, Any]:
-        """The transactions that these idempotency keys have written, read after the locks."""
-        rows = await self.connection.execute(
-            select(transactions).where(
-                transactions.c.mandate_id == self.mandate_id,
-                transactions.c.idempotency_key.in_(set(keys)),
-            )
-        )
-        return {row.idempotency_key: row for row in rows}
+            self._accounts[account.account_type, account.user_id] = account
+            self._accounts_by_id[account.id] = account
+        now, self._held = await read_held(self.connection, self.mandate_id, self._accounts_by_id)
+        self.locked_at = self.now = now
 
     async def first_result(self, key: str, content_hash: str) -> Any:
         """What this idempotency key has written, or None; IDEMPOTENCY_CONFLICT for other content."""
-        return same_content((await self.written_under([key])).get(key), content_hash)
+        for row in await read_written(self.connection, self.mandate_id, [key]):
+            self._remember(row)
+        return self.written_under(key, content_hash)
+
+    def _remember(self, row: Any) -> None:
+        if row.idempotency_key is not None:
+            self._written[row.idempotency_key] = row
+        if row.hold_id is not None:
+            self._settlements[row.hold_id] = row
+
+    def written_under(self, key: str, content_hash: str) -> Any:
+        """As first_result, of a key that was prepared."""
+        return same_content(self._written.get(key), content_hash)
+
+    def hold(self, hold_id: str) -> SimpleNamespace | None:
+        """A hold of this mandate, as it is now."""
+        return self._holds.get(hold_id)
+
+    def held_under(self, key: str, content_hash: str) -> Any:
+        """The hold that this idempotency key has made, or None; IDEMPOTENCY_CONFLICT likewise."""
+        return same_content(self._holds_by_key.get(key), content_hash)
+
+    def settlement(self, hold: SimpleNamespace) -> Any:
+        """The transaction that has settled a hold."""
+        return self._settlements[hold.id]
+
+    def account_of(self, hold: SimpleNamespace) -> LockedAccount:
+        """The account on which money is held, whichever model it belongs to."""
+        return self._accounts_by_id[hold.account_id]
 
     def payer(self, user_id: str | None) -> Owner:
         """The owner of the account that pays for this user."""
@@ -214,7 +191,7 @@ class Ledger:
             last_transaction_at=self.now - _STEP,
             is_new=True,
         )
-        self._accounts[account_type, user_id] = account
+        self._accounts[account_type, user_id] = self._accounts_by_id[account.id] = account
         if user_id is not None and self.terms.default_user_credit > ZERO:
             self.post(
                 account,
@@ -230,13 +207,6 @@ class Ledger:
     def held_on(self, account: LockedAccount) -> Decimal:
         """What its open holds set aside."""
         return self._held.get(account.id, ZERO)
-
-    def spend_limit(
-        self, user_id: str | None, occurred_at: datetime | None = None
-    ) -> SpendLimit | None:
-        """The member's limit, in the period of that time, as it stands after what was posted."""
-        limit = self._unspent(user_id, occurred_at)
-        return self._limits.get((user_id, limit.first)) if limit else None
 
     def funds(self, account: LockedAccount) -> Funds:
         """What can still be paid from an account after what was posted to it."""
@@ -284,6 +254,7 @@ class Ledger:
             account.funding_base = balance
         if reference_type != ReferenceType.SYSTEM:
             account.is_needed = True
+            self.changes += 1
         row = SimpleNamespace(
             **(
                 _UNSET_COLUMNS
@@ -303,65 +274,95 @@ class Ledger:
             )
         )
         account.rows.append(row)
-        self._count_spent(row, occurred_at)
+        self._unjudged[account.id] = account
+        self._remember(row)
+        if reference_type == ReferenceType.USAGE:
+            self.limits.count_spent(row.user_id, occurred_at, amount)
         return row
-
-    def _count_spent(self, row: SimpleNamespace, occurred_at: datetime | None) -> None:
-        limit = self.spend_limit(row.user_id, occurred_at)
-        if limit is not None and row.reference_type == ReferenceType.USAGE:
-            self._limits[row.user_id, limit.first] = replace(limit, spent=limit.spent + row.amount)
 
     def set_aside(self, account: LockedAccount, **columns: Any) -> None:
         """Adds a hold, opening the account where it is new."""
         account.is_needed = True
-        self._holds.append({"mandate_id": self.mandate_id, "account_id": account.id} | columns)
+        self.changes += 1
+        hold = SimpleNamespace(mandate_id=self.mandate_id, account_id=account.id, **columns)
+        self._made.append(hold)
+        self._holds[hold.id] = self._holds_by_key[hold.idempotency_key] = hold
+        self._count_held(hold, hold.amount)
+
+    def close(
+        self, hold: SimpleNamespace, status: HoldStatus, settled_amount: Decimal | None = None
+    ) -> None:
+        """Settles or releases a hold; one that is open does not count from then on."""
+        self.changes += 1
+        if hold.status == HoldStatus.OPEN:
+            self._count_held(hold, -hold.amount)
+        hold.status, hold.settled_amount = status, settled_amount
+        self._closed.append(hold)
+
+    def _count_held(self, hold: SimpleNamespace, amount: Decimal) -> None:
+        self._held[hold.account_id] = self._held.get(hold.account_id, ZERO) + amount
+        self.limits.count_held(hold.user_id, amount)
 
     def notify(self, kind: NoticeType, data: dict[str, Any]) -> None:
         """Adds a webhook notice to the outbox."""
+        self.changes += 1
         data = {"mandateId": self.mandate_id} | data
         self._notices.append(notice(self.mandate_id, Channel.WEBHOOK, kind, data, self.now))
 
+    def audit(self, event: dict[str, Any]) -> None:
+        """Adds the row of an audit event."""
+        self.changes += 1
+        self._audited.append(event)
+
+    def judge_levels(self) -> None:
+        """Judges how low the accounts stand that one call has moved, and adds what is told of it."""
+        for account in self._unjudged.values():
+            if account.is_needed:
+                level = alert_level(self.terms, account)
+                self._notices += alert_notices(self.terms, account, level, self.now)
+                account.alert_level = level
+        self._unjudged.clear()
+
     async def write(self) -> None:
-        """Writes what was posted and set aside, and what is to be told of it.
+        """Writes what was posted, set aside and closed, and what is to be told of it.
 
         An account that another unit opens at the same time is a unique violation, so the database
         lets one of them through and runs the other again: it is opened, and credited, once.
         """
+        self.judge_levels()
+        connection = self.connection
         moved = [account for account in self._accounts.values() if account.is_needed]
         opened = sorted(
             (account for account in moved if account.is_new), key=lambda new: new.user_id or ""
         )
         rows = [vars(row) for account in moved for row in account.rows]
-        for account in moved:
-            if account.rows:  # a hold posts nothing
-                level = alert_level(self.terms, account)
-                self._notices += alert_notices(self.terms, account, level, self.now)
-                account.alert_level = level
-        if opened:
-            await self.connection.execute(
-                insert(accounts),
-                [{name: getattr(account, name) for name in _COLUMNS} for account in opened],
-            )
-        for table, added in (
-            (transactions, rows),
-            (holds, self._holds),
-            (outbox, self._notices),
-        ):
-            if added:
-                await self.connection.execute(insert(table), added)
-        standing = [
-            {"this": account.id} | {name: getattr(account, name) for name in _MOVED}
-            for account in moved
-            if account.rows and not account.is_new
-        ]
-        if standing:
-            await self.connection.execute(
-                update(accounts)
-                .where(accounts.c.mandate_id == self.mandate_id, accounts.c.id == bindparam("this"))
-                .values({name: bindparam(name) for name in _MOVED}),
-                standing,
-            )
-        await roll_up(self.connection, self.terms, rows)
+        standing = [account for account in moved if account.rows and not account.is_new]
+        await insert_rows(connection, accounts, [_columns(new, _COLUMNS) for new in opened])
+        await insert_rows(connection, transactions, rows)
+        await insert_rows(connection, holds, [vars(hold) for hold in self._made])
+        await update_rows(
+            connection,
+            holds,
+            self.mandate_id,
+            ("status", "settled_amount"),
+            [vars(hold) for hold in self._closed],
+        )
+        await update_rows(
+            connection,
+            accounts,
+            self.mandate_id,
+            _MOVED,
+            [_columns(account, ("id", *_MOVED)) for account in standing],
+        )
+        await roll_up(connection, self.terms, rows)
+        notices = await those_with_room(connection, self.mandate_id, self._notices)
+        for table, told in ((outbox, notices), (audit_events, self._audited)):
+            if told:
+                await connection.execute(insert(table), told)
+
+
+def _columns(account: LockedAccount, names: Collection[str]) -> dict[str, Any]:
+    return {name: getattr(account, name) for name in names}
 
 
 async def in_ledger(

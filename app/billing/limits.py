@@ -1,14 +1,17 @@
 """Spend limits: what one member of a mandate may spend in each period of the mandate's time zone."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from decimal import Decimal
+from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.checks import may_have_occurred
+from app.billing.directory import Member
 from app.billing.enums import PeriodType
 from app.billing.held import IS_OPEN
 from app.billing.models import daily_usage, holds, mandates, memberships
@@ -137,3 +140,59 @@ async def _spent_in_periods(
         )
         spent |= {((mandate_id, user_id), first, end): cost for mandate_id, user_id, cost in rows}
     return spent
+
+
+class LimitsInForce:
+    """The limits of a mandate's members as they stand after what one unit of work has done."""
+
+    def __init__(self, terms: Any, members: Mapping[str, Member], now: datetime) -> None:
+        """`terms` is the mandate's settings row."""
+        self._mandate_id: str = terms.mandate_id
+        self._members = members
+        self._zone = ZoneInfo(terms.time_zone)
+        self._now = now
+        self._limits: dict[tuple[str, date], SpendLimit] = {}
+        """By user and the first day of the period."""
+
+    async def read(
+        self,
+        connection: AsyncConnection,
+        spends: Iterable[tuple[str | None, datetime | None]],
+    ) -> None:
+        """Reads what has become of the limits of these users in the periods of these times."""
+        limits = {
+            (user_id, limit.first): limit
+            for user_id, occurred_at in spends
+            if user_id is not None and (limit := self._unspent(user_id, occurred_at))
+        }
+        wanted = [((self._mandate_id, user_id), limit) for (user_id, _), limit in limits.items()]
+        self._limits = dict(zip(limits, await with_use(connection, wanted), strict=True))
+
+    def _unspent(self, user_id: str, occurred_at: datetime | None) -> SpendLimit | None:
+        """The member's limit in the period of that time; None for a time that no call may have."""
+        member = self._members.get(user_id)
+        if member is None or member.spend_limit is None or member.spend_period is None:
+            return None
+        instant = occurred_at or self._now
+        if not may_have_occurred(instant, self._now):
+            return None
+        return unspent(member.spend_limit, member.spend_period, self._zone, instant)
+
+    def find(self, user_id: str | None, occurred_at: datetime | None) -> SpendLimit | None:
+        """The member's limit in the period of that time; None for none, and without a user."""
+        limit = None if user_id is None else self._unspent(user_id, occurred_at)
+        return self._limits.get((user_id, limit.first)) if user_id and limit else None
+
+    def count_spent(
+        self, user_id: str | None, occurred_at: datetime | None, amount: Decimal
+    ) -> None:
+        """Counts a cost of that time."""
+        limit = self.find(user_id, occurred_at)
+        if user_id is not None and limit is not None:
+            self._limits[user_id, limit.first] = replace(limit, spent=limit.spent + amount)
+
+    def count_held(self, user_id: str, amount: Decimal) -> None:
+        """Counts what is held, and below 0 what is not held any more."""
+        for (holder, first), limit in self._limits.items():
+            if holder == user_id:
+                self._limits[holder, first] = replace(limit, held=limit.held + amount)

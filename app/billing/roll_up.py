@@ -1,16 +1,16 @@
 """The daily roll-up of cost: written with the rows it adds up, totalled when a day is over, rebuilt."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from sqlalchemy import Select, Table, and_, case, delete, func, insert, literal, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.bulk import add_rows
 from app.billing.costs import COST, COUNTED, IS_COST
 from app.billing.enums import ReferenceType
 from app.billing.models import TOTALS, daily_usage, settings, transactions
@@ -47,28 +47,24 @@ async def roll_up(
         )
         total["cost"] += row["amount"] if is_usage else -row["amount"]
         total["transaction_count"] += is_usage
-    await _add(connection, daily_usage, list(days.values()))
+    await add_rows(connection, daily_usage, _SUMS, list(days.values()))
     late = [day for day in days.values() if day["local_date"] < terms.totalled_until]
     for table in TOTALS:
-        await _add(connection, table, late)
+        await add_rows(connection, table, _SUMS, _together(table, late))
 
 
-async def _add(connection: AsyncConnection, table: Table, days: Sequence[dict[str, Any]]) -> None:
-    if not days:
-        return
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    upsert = dialect.insert(table)
-    key = [column.name for column in table.primary_key]
-    await connection.execute(
-        upsert.on_conflict_do_update(
-            index_elements=key, set_={name: table.c[name] + upsert.excluded[name] for name in _SUMS}
-        ),
-        # In one order, so that two units never wait for each other.
-        sorted(
-            ({name: day[name] for name in (*key, *_SUMS)} for day in days),
-            key=lambda row: [row[name] for name in key],
-        ),
-    )
+def _together(table: Table, days: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The days as rows of the table, which keeps less apart: one for each of its keys."""
+    keys = [column.name for column in table.primary_key]
+    sums: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for day in days:
+        key = tuple(day[name] for name in keys)
+        total = sums.setdefault(
+            key, dict(zip(keys, key, strict=True)) | {"cost": ZERO, "transaction_count": 0}
+        )
+        for name in _SUMS:
+            total[name] += day[name]
+    return list(sums.values())
 
 
 async def total_days(database: Database, now: datetime) -> None:

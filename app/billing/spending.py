@@ -11,7 +11,8 @@ from app.billing.directory import no_such_member
 from app.billing.enums import BillingModel
 from app.billing.errors import BadInput, BillingError, Forbidden, SpendDenial, UserErrorCode
 from app.billing.funds import provider_allowed
-from app.billing.ledger import Ledger, LockedAccount
+from app.billing.ledger import Ledger
+from app.billing.locked import LockedAccount, Needs
 from app.billing.money import ZERO, check_amount, format_decimal
 from app.billing.settings import read_terms
 from app.billing.viewer import Viewer, sees
@@ -49,7 +50,7 @@ def judge(
             else "This mandate allows named providers only: name one.",
             "aicore_provider",
         )
-    limit = ledger.spend_limit(user_id, occurred_at)
+    limit = ledger.limits.find(user_id, occurred_at)
     if limit is not None and (limit.remaining <= ZERO or amount > limit.remaining):
         raise BillingError(
             UserErrorCode.SPEND_LIMIT_EXCEEDED,
@@ -125,7 +126,7 @@ async def check_spending(
         elif user_id != viewer.user_id and not viewer.sees_every_mandate:
             raise Forbidden("userId names another user: only services check for others.")
         ledger = Ledger(connection, await read_terms(connection, mandate_id), locking=False)
-        await ledger.lock_spenders([(user_id, None)])
+        await ledger.prepare(Needs(spends=[(user_id, None)]))
         [balance] = await balances_by_user(connection, [(mandate_id, user_id)])
     if balance is None:
         raise BadInput("userId is required: you have no balance of your own in this mandate.")

@@ -9,8 +9,8 @@ from enum import StrEnum
 from functools import partial
 from typing import Any
 
-from app.billing.alerts import is_flooded, legible
-from app.billing.audit import write_audit_event
+from app.billing.alerts import legible
+from app.billing.audit import audit_event
 from app.billing.checks import (
     check_key,
     check_name,
@@ -22,7 +22,9 @@ from app.billing.checks import (
 from app.billing.directory import no_such_member
 from app.billing.enums import NoticeType, ReferenceType, TransactionType
 from app.billing.errors import BillingError
-from app.billing.ledger import Ledger, LockedAccount, in_ledger, same_content
+from app.billing.group import in_group
+from app.billing.ledger import Ledger
+from app.billing.locked import LockedAccount, Needs
 from app.billing.money import check_amount, format_decimal
 from app.billing.spending import judge
 from app.billing.viewer import Viewer
@@ -93,9 +95,13 @@ async def record_usage(
         batches.setdefault(event.mandate_id, {})[place] = event
     results: dict[int, UsageResult] = {}
     for mandate_id, batch in sorted(batches.items()):
+        needs = Needs(
+            spends={(event.user_id, event.occurred_at) for event in batch.values()},
+            keys={event.idempotency_key for event in batch.values()},
+        )
         work = partial(_book, viewer=viewer, batch=batch, registered=registered, imported=imported)
         try:
-            results |= await in_ledger(database, mandate_id, work)
+            results |= await in_group(database, mandate_id, needs, work, size=len(batch))
         except BillingError as error:  # no such mandate
             results |= {place: _rejected(place, error) for place in batch}
     return [results[place] for place in range(len(events))]
@@ -107,7 +113,7 @@ def _rejected(place: int, error: BillingError) -> UsageResult:
     return UsageResult(UsageOutcome.REJECTED, error=named)
 
 
-async def _book(
+def _book(
     ledger: Ledger,
     *,
     viewer: Viewer,
@@ -115,15 +121,13 @@ async def _book(
     registered: Sequence[str],
     imported: bool,
 ) -> dict[int, UsageResult]:
-    """The events of one mandate, in order, on its locked books."""
-    await ledger.lock_spenders((event.user_id, event.occurred_at) for event in batch.values())
-    written = await ledger.written_under(event.idempotency_key for event in batch.values())
+    """The events of one mandate, in order."""
     results = {}
     for place, event in batch.items():
         try:
             check_key(event.idempotency_key)
             digest = content_hash("recordUsage", _content(event))
-            first = same_content(written.get(event.idempotency_key), digest)
+            first = ledger.written_under(event.idempotency_key, digest)
             if first is not None:
                 results[place] = UsageResult(UsageOutcome.DUPLICATE, first)
                 continue
@@ -148,12 +152,11 @@ async def _book(
         except BillingError as error:
             results[place] = _rejected(place, error)
         else:
-            written[event.idempotency_key] = row
             results[place] = UsageResult(UsageOutcome.RECORDED, row)
     if imported:
-        await _audit_import(ledger, viewer, results.values())
+        _audit_import(ledger, viewer, results.values())
     else:
-        await _notify_rejections(ledger, batch, results)
+        _notify_rejections(ledger, batch, results)
     return results
 
 
@@ -173,30 +176,30 @@ def _paying_account(ledger: Ledger, event: UsageEvent, registered: Sequence[str]
     return ledger.paying_account(event.user_id)
 
 
-async def _audit_import(ledger: Ledger, viewer: Viewer, results: Iterable[UsageResult]) -> None:
+def _audit_import(ledger: Ledger, viewer: Viewer, results: Iterable[UsageResult]) -> None:
     """Usage of any age may change figures that were final: that is on record with the rows."""
     counts = Counter(result.outcome for result in results)
     if not counts[UsageOutcome.RECORDED]:
         return
-    await write_audit_event(
-        ledger.connection,
-        viewer,
-        ledger.now,
-        "usage.imported",
-        f"mandate:{ledger.mandate_id}",
-        mandate_id=ledger.mandate_id,
-        before=None,
-        after={outcome.lower(): counts[outcome] for outcome in UsageOutcome},
+    ledger.audit(
+        audit_event(
+            viewer,
+            ledger.now,
+            "usage.imported",
+            f"mandate:{ledger.mandate_id}",
+            mandate_id=ledger.mandate_id,
+            before=None,
+            after={outcome.lower(): counts[outcome] for outcome in UsageOutcome},
+        )
     )
 
 
-async def _notify_rejections(
+def _notify_rejections(
     ledger: Ledger, batch: Mapping[int, UsageEvent], results: Mapping[int, UsageResult]
 ) -> None:
     """One notice a batch, while few enough wait; an import reports its rejected rows itself."""
     rejected = [(batch[place], result.error) for place, result in results.items() if result.error]
-    kind = NoticeType.USAGE_REJECTED
-    if not rejected or await is_flooded(ledger.connection, ledger.mandate_id, kind):
+    if not rejected:
         return
     events = [
         {
@@ -208,7 +211,7 @@ async def _notify_rejections(
         }
         for event, error in rejected[:MAX_LISTED]
     ]
-    ledger.notify(kind, {"count": len(rejected), "events": events})
+    ledger.notify(NoticeType.USAGE_REJECTED, {"count": len(rejected), "events": events})
 
 
 def _content(event: UsageEvent) -> dict[str, Any]:

@@ -1,0 +1,175 @@
+"""Many rows by one statement whose text is always the same: PostgreSQL gets one array for each column.
+
+SQLite, which is no server to go to and fro, gets the rows one after the other.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Dialect,
+    Insert,
+    String,
+    Table,
+    TableValuedAlias,
+    TypeDecorator,
+    Update,
+    bindparam,
+    column,
+    func,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import TypeEngine
+
+Row = Mapping[str, Any]
+
+
+class _Several(TypeDecorator[Sequence[Any]]):
+    """Values of one type as one parameter: an array, and on SQLite one of JSON."""
+
+    impl = String
+    cache_ok = True
+
+    def __init__(self, kind: TypeEngine[Any]) -> None:
+        super().__init__()
+        self.kind = kind
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "sqlite":
+            return String()
+        return dialect.type_descriptor(postgresql.ARRAY(self.kind))
+
+    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> Any:
+        if value is None or dialect.name != "sqlite":
+            return value
+        write = self.kind.dialect_impl(dialect).bind_processor(dialect)
+        return json.dumps([write(item) for item in value] if write else list(value))
+
+
+class _Among(FunctionElement[bool]):
+    type = Boolean()
+    inherit_cache = True
+
+
+@compiles(_Among)
+def _any_of_array(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    one, several = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{one} = ANY ({several})"
+
+
+@compiles(_Among, "sqlite")
+def _in_json(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
+    one, several = (compiler.process(clause, **options) for clause in element.clauses)
+    return f"{one} IN (SELECT value FROM json_each({several}))"  # noqa: S608
+
+
+def among(one: Column[Any], name: str) -> _Among:
+    """Whether the column is one of the parameter `name`, a list: IN, which is another text each time."""
+    return _Among(one, bindparam(name, type_=_Several(one.type)))
+
+
+async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
+    """Inserts rows of a table, each with all of its columns."""
+    if rows:
+        names = tuple(table.c.keys())
+        await _execute(connection, _insertion(table, connection.dialect.name), names, rows)
+
+
+async def add_rows(
+    connection: AsyncConnection, table: Table, sums: tuple[str, ...], rows: Sequence[Row]
+) -> None:
+    """Inserts rows, or adds their `sums` to what stands under their primary keys."""
+    if rows:
+        names = (*(part.name for part in table.primary_key), *sums)
+        # In one order, so that two units never wait for each other.
+        rows = sorted(rows, key=lambda row: [row[name] for name in names])
+        await _execute(connection, _addition(table, sums, connection.dialect.name), names, rows)
+
+
+async def update_rows(
+    connection: AsyncConnection,
+    table: Table,
+    mandate_id: str,
+    names: tuple[str, ...],
+    rows: Sequence[Row],
+) -> None:
+    """Sets these columns of a mandate's rows, which are found by their ids."""
+    if rows:
+        statement = _change(table, names, connection.dialect.name)
+        await _execute(connection, statement, ("id", *names), rows, this_mandate_id=mandate_id)
+
+
+async def _execute(
+    connection: AsyncConnection,
+    statement: Insert | Update,
+    names: Sequence[str],
+    rows: Sequence[Row],
+    **common: Any,
+) -> None:
+    given: Any
+    if connection.dialect.name == "sqlite":
+        given = [{_given(name): row[name] for name in names} | common for row in rows]
+    else:
+        given = {_given(name): [row[name] for row in rows] for name in names} | common
+    await connection.execute(statement, given)
+
+
+def _given(name: str) -> str:
+    """The parameter for a column: under its own name SQLAlchemy would take it for the column's value."""
+    return f"given_{name}"
+
+
+def _values(table: Table, names: Sequence[str]) -> dict[str, Any]:
+    return {name: bindparam(_given(name), type_=table.c[name].type) for name in names}
+
+
+def _arrays(table: Table, names: Sequence[str]) -> TableValuedAlias:
+    """The rows as a table that PostgreSQL makes of the columns' arrays."""
+    types = {name: table.c[name].type for name in names}
+    arrays = (bindparam(_given(name), type_=postgresql.ARRAY(kind)) for name, kind in types.items())
+    columns = (column(name, kind) for name, kind in types.items())
+    return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
+
+
+def _insert_into(table: Table, names: Sequence[str], dialect: str) -> Any:
+    if dialect == "sqlite":
+        return sqlite.insert(table).values(_values(table, names))
+    return postgresql.insert(table).from_select(names, _arrays(table, names).select())
+
+
+@cache
+def _insertion(table: Table, dialect: str) -> Insert:
+    statement: Insert = _insert_into(table, tuple(table.c.keys()), dialect)
+    return statement
+
+
+@cache
+def _addition(table: Table, sums: tuple[str, ...], dialect: str) -> Insert:
+    keys = [part.name for part in table.primary_key]
+    upsert = _insert_into(table, (*keys, *sums), dialect)
+    added = {name: table.c[name] + upsert.excluded[name] for name in sums}
+    statement: Insert = upsert.on_conflict_do_update(index_elements=keys, set_=added)
+    return statement
+
+
+@cache
+def _change(table: Table, names: tuple[str, ...], dialect: str) -> Update:
+    if dialect == "sqlite":
+        given: Any = _values(table, ("id", *names))
+    else:
+        given = _arrays(table, ("id", *names)).c
+    mandate_id = bindparam("this_mandate_id", type_=table.c.mandate_id.type)
+    return (
+        update(table)
+        .where(table.c.mandate_id == mandate_id, table.c.id == given["id"])
+        .values({name: given[name] for name in names})
+    )
