@@ -24,6 +24,7 @@ from schema.corrections import CorrectionMutation
 from schema.credits import CreditMutation
 from schema.errors import mark
 from schema.holds import HoldMutation, HoldQuery
+from schema.inputs import build_plainly
 from schema.limits import MAX_COST, check_variables, measure
 from schema.mandates import MandateMutation, MandateQuery
 from schema.memberships import MembershipMutation, MembershipQuery
@@ -83,6 +84,7 @@ class BillingSchema(strawberry.Schema):
         for kind in self._schema.type_map.values():
             if isinstance(kind, GraphQLInputObjectType):
                 _without_null_default(kind.fields)
+                build_plainly(kind)
             elif isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
                 for field in kind.fields.values():
                     _without_null_default(field.args)

@@ -9,7 +9,6 @@ from app.billing import usage
 from app.billing.usage import UsageEvent, UsageMode, UsageOutcome
 from schema.context import Info
 from schema.errors import UserError, mutation, user_error, user_errors
-from schema.inputs import given
 from schema.transactions import Transaction
 
 
@@ -77,7 +76,7 @@ class UsageMutation:
         results = await usage.record_usage(
             context.database,
             context.viewer,
-            [UsageEvent(**given(event)) for event in input.events],
+            [UsageEvent(**vars(event)) for event in input.events],
             context.providers,
         )
         return RecordUsagePayload(

@@ -3,20 +3,14 @@
 SQLite, which is no server to go to and fro, gets the rows one after the other.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
-    Column,
-    Dialect,
     Insert,
-    String,
     Table,
     TableValuedAlias,
-    TypeDecorator,
     Update,
     bindparam,
     column,
@@ -25,56 +19,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import TypeEngine
 
 Row = Mapping[str, Any]
-
-
-class _Several(TypeDecorator[Sequence[Any]]):
-    """Values of one type as one parameter: an array, and on SQLite one of JSON."""
-
-    impl = String
-    cache_ok = True
-
-    def __init__(self, kind: TypeEngine[Any]) -> None:
-        super().__init__()
-        self.kind = kind
-
-    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        if dialect.name == "sqlite":
-            return String()
-        return dialect.type_descriptor(postgresql.ARRAY(self.kind))
-
-    def process_bind_param(self, value: Sequence[Any] | None, dialect: Dialect) -> Any:
-        if value is None or dialect.name != "sqlite":
-            return value
-        write = self.kind.dialect_impl(dialect).bind_processor(dialect)
-        return json.dumps([write(item) for item in value] if write else list(value))
-
-
-class _Among(FunctionElement[bool]):
-    type = Boolean()
-    inherit_cache = True
-
-
-@compiles(_Among)
-def _any_of_array(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
-    one, several = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{one} = ANY ({several})"
-
-
-@compiles(_Among, "sqlite")
-def _in_json(element: _Among, compiler: SQLCompiler, **options: Any) -> str:
-    one, several = (compiler.process(clause, **options) for clause in element.clauses)
-    return f"{one} IN (SELECT value FROM json_each({several}))"  # noqa: S608
-
-
-def among(one: Column[Any], name: str) -> _Among:
-    """Whether the column is one of the parameter `name`, a list: IN, which is another text each time."""
-    return _Among(one, bindparam(name, type_=_Several(one.type)))
 
 
 async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:

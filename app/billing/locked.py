@@ -14,13 +14,12 @@ from typing import Any, Self
 from sqlalchemy import and_, any_, bindparam, func, or_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.bulk import among
 from app.billing.enums import AccountType, AlertLevel
 from app.billing.funds import Owner
 from app.billing.held import HOLDS_AS_THEY_ARE, IS_OPEN
 from app.billing.models import accounts, holds, transactions
 from app.billing.money import ZERO
-from app.billing.types import NOW, exact_sum
+from app.billing.types import NOW, exact_sum, is_among
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +71,7 @@ class LockedAccount:
 
 _MANDATE = bindparam("mandate_id", type_=accounts.c.mandate_id.type)
 _OF_HOLDS = select(holds.c.account_id).where(
-    holds.c.mandate_id == _MANDATE, among(holds.c.id, "hold_ids")
+    holds.c.mandate_id == _MANDATE, is_among(holds.c.id, "hold_ids")
 )
 
 
@@ -82,9 +81,9 @@ def _accounts(of_holds: Any) -> Any:
         .where(
             accounts.c.mandate_id == _MANDATE,
             or_(
-                among(accounts.c.user_id, "users"),
-                and_(accounts.c.user_id.is_(None), among(accounts.c.account_type, "kinds")),
-                among(accounts.c.id, "account_ids"),
+                is_among(accounts.c.user_id, "users"),
+                and_(accounts.c.user_id.is_(None), is_among(accounts.c.account_type, "kinds")),
+                is_among(accounts.c.id, "account_ids"),
                 of_holds,
             ),
         )
@@ -105,7 +104,9 @@ _HELD = (
     .select_from(
         _CLOCK.outerjoin(
             holds,
-            and_(holds.c.mandate_id == _MANDATE, among(holds.c.account_id, "account_ids"), IS_OPEN),
+            and_(
+                holds.c.mandate_id == _MANDATE, is_among(holds.c.account_id, "account_ids"), IS_OPEN
+            ),
         )
     )
     .group_by(_CLOCK.c.now, holds.c.account_id)
@@ -113,11 +114,17 @@ _HELD = (
 _HOLDS = (
     HOLDS_AS_THEY_ARE.where(
         holds.c.mandate_id == _MANDATE,
-        or_(among(holds.c.id, "ids"), among(holds.c.idempotency_key, "keys")),
+        or_(is_among(holds.c.id, "ids"), is_among(holds.c.idempotency_key, "keys")),
     )
     .order_by(holds.c.id)
     .with_for_update()
 )
+
+
+_MANY = 100
+_WRITTEN = select(transactions).where(transactions.c.mandate_id == _MANDATE)
+_BY_KEY = _WRITTEN.where(is_among(transactions.c.idempotency_key, "wanted"))
+_BY_HOLD = _WRITTEN.where(is_among(transactions.c.hold_id, "wanted"))
 
 
 async def lock_accounts(
@@ -172,14 +179,12 @@ async def read_written(
     hold_ids: Iterable[str] = (),
 ) -> list[Any]:
     """The transactions that these idempotency keys have written, and those that settled these holds."""
-    # With IN, and not an array: PostgreSQL, which keeps the plan it made while the table was small,
-    # would compare each row with each of a thousand keys ever after.
+    keys, hold_ids = list(keys), list(hold_ids)
+    if connection.dialect.name == "postgresql" and len(keys) > _MANY:
+        # The plan that it keeps may be of when the table was small: then each row was looked at.
+        await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_custom_plan")
     rows: list[Any] = []
-    wanted = ((transactions.c.idempotency_key, set(keys)), (transactions.c.hold_id, set(hold_ids)))
-    for column, values in wanted:
-        if values:
-            query = select(transactions).where(
-                transactions.c.mandate_id == mandate_id, column.in_(values)
-            )
-            rows += await connection.execute(query)
+    for query, wanted in ((_BY_KEY, keys), (_BY_HOLD, hold_ids)):
+        if wanted:
+            rows += await connection.execute(query, {"mandate_id": mandate_id, "wanted": wanted})
     return rows

@@ -231,18 +231,24 @@ class is_among(FunctionElement[bool]):
 
     def __init__(self, column: Column[Any], values: str) -> None:
         super().__init__(column, bindparam(values, type_=Choice(column.type)))
+        self.is_nullable = column.nullable
+        """Then the index may be of those rows alone that have a value: it must be seen to serve."""
 
 
 @compiles(is_among)
 def _any(element: is_among, compiler: SQLCompiler, **options: Any) -> str:
     column, values = (compiler.process(part, **options) for part in element.clauses)
-    return f"{column} = ANY ({values})"
+    return _of_values(element, column, f"{column} = ANY ({values})")
 
 
 @compiles(is_among, "sqlite")
 def _in_json(element: is_among, compiler: SQLCompiler, **options: Any) -> str:
     column, values = (compiler.process(part, **options) for part in element.clauses)
-    return f"{column} IN (SELECT value FROM json_each({values}))"  # noqa: S608
+    return _of_values(element, column, f"{column} IN (SELECT value FROM json_each({values}))")  # noqa: S608
+
+
+def _of_values(element: is_among, column: str, condition: str) -> str:
+    return f"({column} IS NOT NULL AND {condition})" if element.is_nullable else condition
 
 
 NOW = select(func.statement_timestamp(type_=Instant())).scalar_subquery()
