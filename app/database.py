@@ -11,9 +11,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, cast
 
-from sqlalchemy import Engine, NullPool, event, make_url, text
+from sqlalchemy import Engine, NullPool, QueuePool, event, make_url, text
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -168,6 +168,15 @@ class Database:
         """What is underneath, by name, for those who watch it."""
         engines = {"writer": self._writer.sync_engine}
         return engines | {"reader": self._reader.sync_engine} if self.is_sqlite else engines
+
+    @property
+    def connections_in_use(self) -> Mapping[str, int]:
+        """By the name of their engine: of those that pools have given away, some lie at hand."""
+        at_hand = {"reader" if self.is_sqlite else "writer": self._lending.at_hand}
+        return {
+            name: cast("QueuePool", engine.pool).checkedout() - at_hand.get(name, 0)
+            for name, engine in self.engines.items()
+        }
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:

@@ -27,6 +27,11 @@ class Lending:
         self._waiting = 0
         """How many wait for a connection of the pool: then none is kept from it."""
 
+    @property
+    def at_hand(self) -> int:
+        """How many are."""
+        return len(self._at_hand)
+
     async def lend(self, by: float) -> Any:
         """A connection at hand that has just been used, or one of the pool, got by then."""
         while self._at_hand:

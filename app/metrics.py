@@ -80,11 +80,11 @@ CHECKED = Counter(
 )
 
 
-def observe_pools(engines: Mapping[str, Engine]) -> None:
+def observe_pools(engines: Mapping[str, Engine], in_use_of: Mapping[str, int]) -> None:
     """Reads the pools of this process."""
     for name, engine in engines.items():
         pool = cast("QueuePool", engine.pool)
-        in_use = pool.checkedout()
+        in_use = in_use_of[name]
         CONNECTIONS.labels(name, "size").set(pool.size())
         CONNECTIONS.labels(name, "in_use").set(in_use)
         CONNECTIONS.labels(name, "overflow").set(max(0, in_use - pool.size()))

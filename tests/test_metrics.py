@@ -147,7 +147,7 @@ async def test_the_pools_are_told(database: Database, measured: Api) -> None:
     assert {"writer"} <= pools <= {"writer", "reader"}
     name = "reader" if database.is_sqlite else "writer"
     async with database.read(), database.read():
-        metrics.observe_pools(database.engines)
+        metrics.observe_pools(database.engines, database.connections_in_use)
         assert metrics.CONNECTIONS.labels(name, "in_use")._value.get() == 2
         assert metrics.CONNECTIONS.labels(name, "size")._value.get() == 10
         assert metrics.CONNECTIONS.labels(name, "overflow")._value.get() == 0

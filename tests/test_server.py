@@ -63,7 +63,7 @@ async def test_a_failing_loader_tells_nothing(
 ) -> None:
     await add_people(database)
     monkeypatch.setattr("schema.loaders.mandates_by_id", fail)
-    answer = await api("alice", '{ balance(mandateId: "acme") { mandate { id } } }')
+    answer = await api("root", '{ balance(mandateId: "acme", userId: "alice") { mandate { id } } }')
     assert answer.data == {"balance": None}
     assert_internal(answer.errors, caplog)
 

@@ -129,8 +129,11 @@ async def accounts_by_id(
     source: Source, keys: Sequence[tuple[str, str]]
 ) -> list[AccountView | None]:
     """The accounts of (mandate id, account id) pairs the caller may see, in the order asked."""
-    mandate_ids, ids = (list(set(part)) for part in zip(*keys, strict=True))
-    rows = await _BY_ID.rows(source, mandate_ids=mandate_ids, ids=ids)
+    rows = await _BY_ID.rows(
+        source,
+        mandate_ids=list({mandate_id for mandate_id, _ in keys}),
+        ids=list({account_id for _, account_id in keys}),
+    )
     found = {(row.mandate_id, row.id): _account_view(row) for row in rows}
     return [found.get(key) for key in keys]
 

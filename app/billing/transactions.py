@@ -222,8 +222,11 @@ async def settlements_by_hold(source: Source, keys: Sequence[tuple[str, str]]) -
 async def _by_key(
     source: Source, statement: Statement, name: str, keys: Sequence[tuple[str, str]]
 ) -> list[Any]:
-    mandate_ids, ids = (list(set(part)) for part in zip(*keys, strict=True))
-    rows = await statement.rows(source, mandate_ids=mandate_ids, keys=ids)
+    rows = await statement.rows(
+        source,
+        mandate_ids=list({mandate_id for mandate_id, _ in keys}),
+        keys=list({key for _, key in keys}),
+    )
     found = {(row.mandate_id, getattr(row, name)): row for row in rows}
     return [found.get(key) for key in keys]
 
@@ -238,9 +241,11 @@ async def balances_at(source: Source, keys: Sequence[tuple[str, str, datetime]])
         asked.setdefault(at, []).append((mandate_id, account_id))
     found: dict[tuple[str, str, datetime], Decimal] = {}
     for at, these in asked.items():
-        mandate_ids, account_ids = (list(set(part)) for part in zip(*these, strict=True))
         for mandate_id, account_id, balance in await _LATEST_BALANCES.rows(
-            source, mandate_ids=mandate_ids, account_ids=account_ids, last_key=last_key(at)
+            source,
+            mandate_ids=list({mandate_id for mandate_id, _ in these}),
+            account_ids=list({account_id for _, account_id in these}),
+            last_key=last_key(at),
         ):
             found[mandate_id, account_id, at] = ZERO if balance is None else balance
     return [found[key] for key in keys]

@@ -9,5 +9,5 @@ from app.metrics import exposition, observe_pools
 
 
 async def metrics(_: Request, *, database: Database) -> Response:
-    observe_pools(database.engines)
+    observe_pools(database.engines, database.connections_in_use)
     return Response(exposition(), media_type=CONTENT_TYPE_LATEST)
