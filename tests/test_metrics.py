@@ -110,6 +110,7 @@ async def test_labels_name_nobody(database: Database, measured: Api) -> None:
     await add_people(database)
     query = 'query Sesame { balance(mandateId: "acme", userId: "alice") { held } }'
     await measured("alice", query)
+    await measured("alice", "{ nothing }")
     await measured.client.get("/alice/acme?mandateId=acme", headers=measured.bearer("alice"))
     await Observer(database).look()
     found = await scraped(measured)
