@@ -125,7 +125,11 @@ class Database:
             # One writer a process: the others queue in memory and not in SQLite's unfair busy loop.
             self._writer = create_async_engine(address, pool_size=1, max_overflow=0, **options)
             self._reader = create_async_engine(
-                address, pool_size=pool_size, isolation_level="AUTOCOMMIT", **options
+                address,
+                pool_size=2 * pool_size,
+                max_overflow=0,
+                isolation_level="AUTOCOMMIT",
+                **options,
             )
             self._prober = create_async_engine(
                 address, poolclass=NullPool, isolation_level="AUTOCOMMIT", **options
@@ -143,8 +147,9 @@ class Database:
             }
             self._writer = create_async_engine(
                 address,
-                pool_size=pool_size,
-                max_overflow=pool_size,
+                pool_size=2 * pool_size,
+                max_overflow=0,  # what is opened beyond a size is closed after each use
+                pool_use_lifo=True,
                 isolation_level="READ COMMITTED",
                 **options,
             )

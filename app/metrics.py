@@ -42,7 +42,7 @@ RETRIES = Counter(
 )
 CONNECTIONS = Gauge(
     "billing_database_connections",
-    "Connections of the pools: to be kept open, in use, and in use beyond that size.",
+    "Connections of the pools: how many there may be, and how many are in use.",
     ["pool", "state"],
     multiprocess_mode="livesum",
     registry=registry,
@@ -80,14 +80,12 @@ CHECKED = Counter(
 )
 
 
-def observe_pools(engines: Mapping[str, Engine], in_use_of: Mapping[str, int]) -> None:
+def observe_pools(engines: Mapping[str, Engine], in_use: Mapping[str, int]) -> None:
     """Reads the pools of this process."""
     for name, engine in engines.items():
         pool = cast("QueuePool", engine.pool)
-        in_use = in_use_of[name]
         CONNECTIONS.labels(name, "size").set(pool.size())
-        CONNECTIONS.labels(name, "in_use").set(in_use)
-        CONNECTIONS.labels(name, "overflow").set(max(0, in_use - pool.size()))
+        CONNECTIONS.labels(name, "in_use").set(in_use[name])
 
 
 def exposition() -> bytes:

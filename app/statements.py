@@ -54,7 +54,8 @@ class Statement:
     async def _rows_on(self, connection: AsyncConnection, values: dict[str, Any]) -> Sequence[Any]:
         sync = connection.sync_connection
         if sync is None or self.varies or is_watched(sync) or not _has_begun(sync):
-            return (await connection.execute(self.query, values)).all()
+            found = await connection.execute(self.query, values)
+            return found.all() if found.returns_rows else []
         return await self.run(sync.connection, sync.dialect, values)
 
     async def run(self, connection: Any, dialect: Dialect, values: dict[str, Any]) -> Sequence[Any]:

@@ -2,14 +2,14 @@
 
 from datetime import datetime
 from decimal import Decimal
-from typing import Annotated, Any, cast
+from typing import Annotated, cast
 
 import strawberry
 
 from app.billing import holds, spending
 from app.billing.enums import HoldStatus
 from app.billing.errors import SpendDenial
-from app.billing.holds import HoldKey, NewHold
+from app.billing.holds import NewHold
 from app.billing.paging import PageArguments
 from schema.accounts import Account, Balance
 from schema.context import Info
@@ -210,19 +210,16 @@ class ReleaseHoldInput:
 
 @strawberry.type
 class _Held:
-    key: strawberry.Private[HoldKey | None] = None
     user_errors: list[UserError] = user_errors()
-
-    hold = by_key(
-        Hold | None, "hold", "key", description="The hold as it is now; null when refused."
+    hold: Hold | None = strawberry.field(
+        description="The hold as it is now; null when refused.", default=None
     )
 
     @strawberry.field(description="The balance as it is now; null when refused.")
     async def balance(self, info: Info) -> Balance | None:
-        if self.key is None:
+        if self.hold is None:
             return None
-        hold = await info.context.load.hold.load(self.key)
-        return await info.context.load.balance.load((hold.mandate_id, hold.user_id))
+        return await info.context.load.balance.load((self.hold.mandate_id, self.hold.user_id))
 
 
 @strawberry.type(description="The hold and what it left of the balance.")
@@ -237,13 +234,10 @@ class ReleaseHoldPayload(_Held):
 
 @strawberry.type(description="The settled hold, its debit and what it left of the balance.")
 class SettleHoldPayload(_Held):
-    row: strawberry.Private[Any] = None
-
-    @strawberry.field(
-        description="The debit: the first one written for this hold; null when refused."
+    transaction: Transaction | None = strawberry.field(
+        description="The debit: the first one written for this hold; null when refused.",
+        default=None,
     )
-    def transaction(self) -> Transaction | None:
-        return self.row
 
 
 @strawberry.type
@@ -251,10 +245,10 @@ class HoldMutation:
     @mutation("Service or sysadmin. Sets money aside before a call.")
     async def create_hold(self, info: Info, input: CreateHoldInput) -> CreateHoldPayload:
         context = info.context
-        key = await holds.create_hold(
+        hold = await holds.create_hold(
             context.database, context.viewer, NewHold(**given(input)), context.providers
         )
-        return CreateHoldPayload(key=key)
+        return CreateHoldPayload(hold=hold)
 
     @mutation(
         "Service or sysadmin. Turns the hold into a debit of what the call cost: less gives the"
@@ -262,13 +256,15 @@ class HoldMutation:
         " same content, it returns the first debit."
     )
     async def settle_hold(self, info: Info, input: SettleHoldInput) -> SettleHoldPayload:
-        row = await holds.settle_hold(info.context.database, info.context.viewer, **given(input))
-        return SettleHoldPayload(row=row, key=(row.mandate_id, row.hold_id))
+        settled = await holds.settle_hold(
+            info.context.database, info.context.viewer, **given(input)
+        )
+        return SettleHoldPayload(hold=settled.hold, transaction=settled.transaction)
 
     @mutation(
         "Service or sysadmin. Gives back what was set aside. Sent again it returns the same hold, and"
         " one whose time was over stays EXPIRED."
     )
     async def release_hold(self, info: Info, input: ReleaseHoldInput) -> ReleaseHoldPayload:
-        key = await holds.release_hold(info.context.database, info.context.viewer, **given(input))
-        return ReleaseHoldPayload(key=key)
+        hold = await holds.release_hold(info.context.database, info.context.viewer, **given(input))
+        return ReleaseHoldPayload(hold=hold)

@@ -98,7 +98,7 @@ class Loaders:
     @cached_property
     def hold(self) -> DataLoader[HoldKey, Any]:
         """By mandate id and hold id."""
-        return self._loader(_on_one_connection(holds_by_id))
+        return self._loader(holds_by_id)
 
     @cached_property
     def settlement(self) -> DataLoader[HoldKey, Any]:

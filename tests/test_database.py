@@ -316,7 +316,7 @@ async def test_a_server_without_a_free_connection_is_unavailable(postgresql_url:
 
 async def test_a_pool_that_is_used_up_is_unavailable(database: Database) -> None:
     database.engine.sync_engine.pool._timeout = 0.05  # type: ignore[attr-defined]
-    size = database.engine.sync_engine.pool.size() + (0 if database.is_sqlite else 10)  # type: ignore[attr-defined]
+    size = database.engine.sync_engine.pool.size()  # type: ignore[attr-defined]
     taken = [await database.engine.connect() for _ in range(size)]
     with pytest.raises(DatabaseUnavailable):
         await database.write(lambda connection: insert(connection, "acme"))

@@ -150,8 +150,7 @@ async def test_the_pools_are_told(database: Database, measured: Api) -> None:
     async with database.read(), database.read():
         metrics.observe_pools(database.engines, database.connections_in_use)
         assert metrics.CONNECTIONS.labels(name, "in_use")._value.get() == 2
-        assert metrics.CONNECTIONS.labels(name, "size")._value.get() == 10
-        assert metrics.CONNECTIONS.labels(name, "overflow")._value.get() == 0
+        assert metrics.CONNECTIONS.labels(name, "size")._value.get() == 20
 
 
 async def test_holds_and_the_outbox_are_looked_at(database: Database) -> None:

@@ -277,7 +277,7 @@ class Spending(RuleBasedStateMachine):
             self.check_within_limit([new.user_id])
 
     async def create(self, new: NewHold) -> str:
-        return (await create_hold(self.database, GATEWAY, new, PROVIDERS))[1]
+        return str((await create_hold(self.database, GATEWAY, new, PROVIDERS)).id)
 
     def close(self, hold: PlainHold, how: Settlement | str) -> None:
         name, this = f"{how} when {hold.status}", str(hold.id)

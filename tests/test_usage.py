@@ -584,7 +584,8 @@ def count_statements(database: Database) -> list[str]:
     statements: list[str] = []
 
     def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
-        statements.append(statement)
+        if not statement.startswith("SET LOCAL"):  # that there are many is said, once
+            statements.append(statement)
 
     events.listen(database.engine.sync_engine, "before_cursor_execute", note)
     return statements

@@ -181,7 +181,8 @@ async def hold(
 ) -> str:
     """Sets money aside; the hold's id."""
     new = NewHold(mandate_id, user_id, Decimal(amount), key or fresh(), **fields)
-    return (await create_hold(database, viewer, new, PROVIDERS))[1]
+    held = await create_hold(database, viewer, new, PROVIDERS)
+    return str(held.id)
 
 
 async def settle(
@@ -194,9 +195,10 @@ async def settle(
     **fields: Any,
 ) -> Any:
     """Books what the call did cost; the transaction."""
-    return await settle_hold(
+    settled = await settle_hold(
         database, viewer, mandate_id, hold_id, amount=Decimal(amount), **fields
     )
+    return settled.transaction
 
 
 async def release(

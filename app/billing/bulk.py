@@ -8,10 +8,8 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    Insert,
     Table,
     TableValuedAlias,
-    Update,
     bindparam,
     column,
     func,
@@ -19,6 +17,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.statements import Statement
 
 Row = Mapping[str, Any]
 
@@ -56,17 +56,17 @@ async def update_rows(
 
 async def _execute(
     connection: AsyncConnection,
-    statement: Insert | Update,
+    statement: Statement,
     names: Sequence[str],
     rows: Sequence[Row],
     **common: Any,
 ) -> None:
-    given: Any
     if connection.dialect.name == "sqlite":
-        given = [{_given(name): row[name] for name in names} | common for row in rows]
+        each = [{_given(name): row[name] for name in names} | common for row in rows]
+        await connection.execute(statement.query, each)
     else:
-        given = {_given(name): [row[name] for row in rows] for name in names} | common
-    await connection.execute(statement, given)
+        arrays = {_given(name): [row[name] for row in rows] for name in names}
+        await statement.rows(connection, **arrays, **common)
 
 
 def _given(name: str) -> str:
@@ -93,28 +93,26 @@ def _insert_into(table: Table, names: Sequence[str], dialect: str) -> Any:
 
 
 @cache
-def _insertion(table: Table, dialect: str) -> Insert:
-    statement: Insert = _insert_into(table, tuple(table.c.keys()), dialect)
-    return statement
+def _insertion(table: Table, dialect: str) -> Statement:
+    return Statement(_insert_into(table, tuple(table.c.keys()), dialect))
 
 
 @cache
-def _addition(table: Table, sums: tuple[str, ...], dialect: str) -> Insert:
+def _addition(table: Table, sums: tuple[str, ...], dialect: str) -> Statement:
     keys = [part.name for part in table.primary_key]
     upsert = _insert_into(table, (*keys, *sums), dialect)
     added = {name: table.c[name] + upsert.excluded[name] for name in sums}
-    statement: Insert = upsert.on_conflict_do_update(index_elements=keys, set_=added)
-    return statement
+    return Statement(upsert.on_conflict_do_update(index_elements=keys, set_=added))
 
 
 @cache
-def _change(table: Table, names: tuple[str, ...], dialect: str) -> Update:
+def _change(table: Table, names: tuple[str, ...], dialect: str) -> Statement:
     if dialect == "sqlite":
         given: Any = _values(table, ("id", *names))
     else:
         given = _arrays(table, ("id", *names)).c
     mandate_id = bindparam("this_mandate_id", type_=table.c.mandate_id.type)
-    return (
+    return Statement(
         update(table)
         .where(table.c.mandate_id == mandate_id, table.c.id == given["id"])
         .values({name: given[name] for name in names})

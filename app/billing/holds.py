@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Select, and_, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,9 +27,10 @@ from app.billing.models import holds
 from app.billing.money import check_amount
 from app.billing.paging import Keyset, Page, PageArguments, fetch_page
 from app.billing.spending import judge
-from app.billing.types import new_key
+from app.billing.types import is_among, new_key
 from app.billing.viewer import Viewer, sees
 from app.database import Database
+from app.statements import Source, Statement
 
 MAX_TTL = 24 * 60 * 60
 """Seconds that money may be set aside for."""
@@ -52,9 +53,16 @@ class NewHold:
     aicore_provider: str | None = None
 
 
+class Settlement(NamedTuple):
+    """A settled hold, and the transaction that has settled it."""
+
+    hold: Any
+    transaction: Any
+
+
 async def create_hold(
     database: Database, viewer: Viewer, new: NewHold, registered: Sequence[str]
-) -> HoldKey:
+) -> Any:
     """Sets money aside if the spend is allowed now; a retry with the same key finds the first hold."""
     viewer.require_gateway()
     check_key(new.idempotency_key)
@@ -63,19 +71,18 @@ async def create_hold(
     }
     digest = content_hash("createHold", {"user_id": new.user_id, "amount": new.amount} | named)
 
-    def work(ledger: Ledger) -> HoldKey:
+    def work(ledger: Ledger) -> Any:
         if first := ledger.held_under(new.idempotency_key, digest):
-            return new.mandate_id, first.id
+            return first
         check_amount(new.amount, "amount")
         if not 1 <= new.ttl_seconds <= MAX_TTL:
             raise invalid(f"ttl_seconds must be 1 to {MAX_TTL}.", "ttl_seconds")
         for name, value in named.items():
             check_name(value, name)
         account = judge(ledger, new.user_id, new.amount, new.aicore_provider, registered)
-        hold_id = new_key(ledger.now)
-        ledger.set_aside(
+        return ledger.set_aside(
             account,
-            id=hold_id,
+            id=new_key(ledger.now),
             user_id=new.user_id,
             amount=new.amount,
             status=HoldStatus.OPEN,
@@ -86,7 +93,6 @@ async def create_hold(
             expires_at=ledger.now + timedelta(seconds=new.ttl_seconds),
             **named,
         )
-        return new.mandate_id, hold_id
 
     needs = Needs(spends=[(new.user_id, None)], hold_keys=[new.idempotency_key])
     return await in_group(database, new.mandate_id, needs, work)
@@ -103,8 +109,8 @@ async def settle_hold(
     aicore_provider: str | None = None,
     aicore_model: str | None = None,
     occurred_at: datetime | None = None,
-) -> Any:
-    """Books what the call cost, less or more than was held, and returns the transaction.
+) -> Settlement:
+    """Books what the call cost, less or more than was held.
 
     An expired hold is booked too: the call has happened. Settled again with the same content it
     returns the first transaction, with other content IDEMPOTENCY_CONFLICT. HOLD_NOT_OPEN for a
@@ -122,7 +128,7 @@ async def settle_hold(
         },
     )
 
-    def work(ledger: Ledger) -> Any:
+    def work(ledger: Ledger) -> Settlement:
         hold = _find(ledger, hold_id)
         if hold.status == HoldStatus.SETTLED:
             first = ledger.settlement(hold)
@@ -132,7 +138,7 @@ async def settle_hold(
                     " transaction and record the right one.",
                     "hold_id",
                 )
-            return first
+            return Settlement(hold, first)
         if hold.status == HoldStatus.RELEASED:
             raise _not_open("The hold was released: record the call with recordUsage instead.")
         check_amount(amount, "amount", zero=True)
@@ -157,27 +163,25 @@ async def settle_hold(
             occurred_at=occurred_at,
         )
         ledger.close(hold, HoldStatus.SETTLED, settled_amount=amount)
-        return row
+        return Settlement(hold, row)
 
     return await in_group(database, mandate_id, Needs(hold_ids=[hold_id]), work)
 
 
-async def release_hold(
-    database: Database, viewer: Viewer, mandate_id: str, hold_id: str
-) -> HoldKey:
+async def release_hold(database: Database, viewer: Viewer, mandate_id: str, hold_id: str) -> Any:
     """Gives back what was set aside. Released again, or expired, it stays as it is.
 
     HOLD_NOT_OPEN for a settled one.
     """
     viewer.require_gateway()
 
-    def work(ledger: Ledger) -> HoldKey:
+    def work(ledger: Ledger) -> Any:
         hold = _find(ledger, hold_id)
         if hold.status == HoldStatus.SETTLED:
             raise _not_open("The hold was settled: reverse its transaction instead.")
         if hold.status == HoldStatus.OPEN:
             ledger.close(hold, HoldStatus.RELEASED)
-        return mandate_id, hold_id
+        return hold
 
     return await in_group(database, mandate_id, Needs(hold_ids=[hold_id]), work)
 
@@ -195,13 +199,19 @@ def _find(ledger: Ledger, hold_id: str) -> Any:
     return hold
 
 
-async def holds_by_id(connection: AsyncConnection, keys: Sequence[HoldKey]) -> list[Any]:
+_BY_ID = Statement(
+    HOLDS_AS_THEY_ARE.where(
+        is_among(holds.c.mandate_id, "mandate_ids"), is_among(holds.c.id, "ids")
+    )
+)
+
+
+async def holds_by_id(source: Source, keys: Sequence[HoldKey]) -> list[Any]:
     """The holds of (mandate id, hold id) pairs the caller may see, in the order asked."""
-    rows = await connection.execute(
-        HOLDS_AS_THEY_ARE.where(
-            holds.c.mandate_id.in_({mandate_id for mandate_id, _ in keys}),
-            holds.c.id.in_({hold_id for _, hold_id in keys}),
-        )
+    rows = await _BY_ID.rows(
+        source,
+        mandate_ids=list({mandate_id for mandate_id, _ in keys}),
+        ids=list({hold_id for _, hold_id in keys}),
     )
     found = {(row.mandate_id, row.id): row for row in rows}
     return [found.get(key) for key in keys]

@@ -280,14 +280,15 @@ class Ledger:
             self.limits.count_spent(row.user_id, occurred_at, amount)
         return row
 
-    def set_aside(self, account: LockedAccount, **columns: Any) -> None:
-        """Adds a hold, opening the account where it is new."""
+    def set_aside(self, account: LockedAccount, **columns: Any) -> SimpleNamespace:
+        """Adds a hold and returns its row, opening the account where it is new."""
         account.is_needed = True
         self.changes += 1
         hold = SimpleNamespace(mandate_id=self.mandate_id, account_id=account.id, **columns)
         self._made.append(hold)
         self._holds[hold.id] = self._holds_by_key[hold.idempotency_key] = hold
         self._count_held(hold, hold.amount)
+        return hold
 
     def close(
         self, hold: SimpleNamespace, status: HoldStatus, settled_amount: Decimal | None = None

@@ -20,6 +20,7 @@ from app.billing.held import HOLDS_AS_THEY_ARE, IS_OPEN
 from app.billing.models import accounts, holds, transactions
 from app.billing.money import ZERO
 from app.billing.types import NOW, exact_sum, is_among
+from app.statements import Statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +76,8 @@ _OF_HOLDS = select(holds.c.account_id).where(
 )
 
 
-def _accounts(of_holds: Any) -> Any:
-    return (
+def _accounts(of_holds: Any, *, locking: bool) -> Statement:
+    query = (
         select(accounts)
         .where(
             accounts.c.mandate_id == _MANDATE,
@@ -89,18 +90,23 @@ def _accounts(of_holds: Any) -> Any:
         )
         .order_by(accounts.c.id)
     )
+    return Statement(query.with_for_update() if locking else query)
 
 
-_ACCOUNTS = {
-    "sqlite": _accounts(accounts.c.id.in_(_OF_HOLDS)),
+_ARE_OF_HOLDS = {
+    "sqlite": accounts.c.id.in_(_OF_HOLDS),
     # As an array PostgreSQL reads it first and then uses the index.
-    "postgresql": _accounts(accounts.c.id == any_(func.array(_OF_HOLDS.scalar_subquery()))),
+    "postgresql": accounts.c.id == any_(func.array(_OF_HOLDS.scalar_subquery())),
 }
-_LOCKED_ACCOUNTS = {name: query.with_for_update() for name, query in _ACCOUNTS.items()}
+_ACCOUNTS = {
+    (dialect, locking): _accounts(of_holds, locking=locking)
+    for dialect, of_holds in _ARE_OF_HOLDS.items()
+    for locking in (False, True)
+}
 
 _CLOCK = select(NOW.label("now")).subquery()
-_HELD = (
-    select(_CLOCK.c.now, holds.c.account_id, exact_sum(holds.c.amount))
+_HELD = Statement(
+    select(_CLOCK.c.now, holds.c.account_id, exact_sum(holds.c.amount).label("held"))
     .select_from(
         _CLOCK.outerjoin(
             holds,
@@ -111,7 +117,7 @@ _HELD = (
     )
     .group_by(_CLOCK.c.now, holds.c.account_id)
 )
-_HOLDS = (
+_HOLDS = Statement(
     HOLDS_AS_THEY_ARE.where(
         holds.c.mandate_id == _MANDATE,
         or_(is_among(holds.c.id, "ids"), is_among(holds.c.idempotency_key, "keys")),
@@ -123,8 +129,8 @@ _HOLDS = (
 
 _MANY = 100
 _WRITTEN = select(transactions).where(transactions.c.mandate_id == _MANDATE)
-_BY_KEY = _WRITTEN.where(is_among(transactions.c.idempotency_key, "wanted"))
-_BY_HOLD = _WRITTEN.where(is_among(transactions.c.hold_id, "wanted"))
+_BY_KEY = Statement(_WRITTEN.where(is_among(transactions.c.idempotency_key, "wanted")))
+_BY_HOLD = Statement(_WRITTEN.where(is_among(transactions.c.hold_id, "wanted")))
 
 
 async def lock_accounts(
@@ -137,16 +143,13 @@ async def lock_accounts(
     locking: bool,
 ) -> list[LockedAccount]:
     """The accounts of these owners, those that are open, these by id, and those of these holds."""
-    query = (_LOCKED_ACCOUNTS if locking else _ACCOUNTS)[connection.dialect.name]
-    rows = await connection.execute(
-        query,
-        {
-            "mandate_id": mandate_id,
-            "users": [user_id for _, user_id in owners if user_id is not None],
-            "kinds": [kind for kind, user_id in owners if user_id is None],
-            "account_ids": list(account_ids),
-            "hold_ids": list(hold_ids),
-        },
+    rows = await _ACCOUNTS[connection.dialect.name, locking].rows(
+        connection,
+        mandate_id=mandate_id,
+        users=[user_id for _, user_id in owners if user_id is not None],
+        kinds=[kind for kind, user_id in owners if user_id is None],
+        account_ids=list(account_ids),
+        hold_ids=list(hold_ids),
     )
     return [LockedAccount(**row._asdict()) for row in rows]
 
@@ -155,10 +158,7 @@ async def read_held(
     connection: AsyncConnection, mandate_id: str, account_ids: Iterable[str]
 ) -> tuple[datetime, dict[str, Decimal]]:
     """The database's clock, and what open holds set aside on each of these accounts by it."""
-    rows = await connection.execute(
-        _HELD, {"mandate_id": mandate_id, "account_ids": list(account_ids)}
-    )
-    found = rows.all()
+    found = await _HELD.rows(connection, mandate_id=mandate_id, account_ids=list(account_ids))
     return found[0].now, {account_id: held for _, account_id, held in found if account_id}
 
 
@@ -166,9 +166,7 @@ async def lock_holds(
     connection: AsyncConnection, mandate_id: str, ids: Iterable[str], keys: Iterable[str]
 ) -> list[SimpleNamespace]:
     """The holds of these ids and idempotency keys as they are now."""
-    rows = await connection.execute(
-        _HOLDS, {"mandate_id": mandate_id, "ids": list(ids), "keys": list(keys)}
-    )
+    rows = await _HOLDS.rows(connection, mandate_id=mandate_id, ids=list(ids), keys=list(keys))
     return [SimpleNamespace(**row._asdict()) for row in rows]
 
 
@@ -184,7 +182,7 @@ async def read_written(
         # The plan that it keeps may be of when the table was small: then each row was looked at.
         await connection.exec_driver_sql("SET LOCAL plan_cache_mode = force_custom_plan")
     rows: list[Any] = []
-    for query, wanted in ((_BY_KEY, keys), (_BY_HOLD, hold_ids)):
+    for statement, wanted in ((_BY_KEY, keys), (_BY_HOLD, hold_ids)):
         if wanted:
-            rows += await connection.execute(query, {"mandate_id": mandate_id, "wanted": wanted})
+            rows += await statement.rows(connection, mandate_id=mandate_id, wanted=wanted)
     return rows

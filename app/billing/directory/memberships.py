@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import and_, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.audit import write_audit_event
@@ -17,8 +17,10 @@ from app.billing.errors import BillingError, UserErrorCode
 from app.billing.models import memberships, users
 from app.billing.paging import Keyset, Page, PageArguments, contains, fetch_page, pattern_of
 from app.billing.settings import lock_settings
+from app.billing.types import is_among
 from app.billing.viewer import Viewer, sees
 from app.database import Database
+from app.statements import Statement
 
 NEW_MEMBERSHIP = {"role": MembershipRole.MEMBER}
 """What a new membership has where nothing else is given."""
@@ -38,21 +40,27 @@ class Member:
         return self.enabled and not self.has_left
 
 
+_MEMBERS = Statement(
+    select(
+        memberships.c.user_id,
+        memberships.c.left_at,
+        memberships.c.spend_limit,
+        memberships.c.spend_period,
+        users.c.enabled,
+    )
+    .join_from(memberships, users, users.c.id == memberships.c.user_id)
+    .where(
+        memberships.c.mandate_id == bindparam("mandate_id"),
+        is_among(memberships.c.user_id, "user_ids"),
+    )
+)
+
+
 async def members_by_user(
     connection: AsyncConnection, mandate_id: str, user_ids: Collection[str]
 ) -> dict[str, Member]:
     """Those of the users who belong to the mandate or once did."""
-    rows = await connection.execute(
-        select(
-            memberships.c.user_id,
-            memberships.c.left_at,
-            memberships.c.spend_limit,
-            memberships.c.spend_period,
-            users.c.enabled,
-        )
-        .join_from(memberships, users, users.c.id == memberships.c.user_id)
-        .where(memberships.c.mandate_id == mandate_id, memberships.c.user_id.in_(user_ids))
-    )
+    rows = await _MEMBERS.rows(connection, mandate_id=mandate_id, user_ids=list(user_ids))
     return {
         row.user_id: Member(row.left_at is not None, row.enabled, row.spend_limit, row.spend_period)
         for row in rows
