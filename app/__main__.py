@@ -19,7 +19,7 @@ from rich.progress import Progress
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from app import backup, demo, export, imports, migrate, parameters, process
+from app import backup, demo, export, imports, parameters, process, revision
 from app.auth import is_active, issue_token
 from app.billing import directory, verify
 from app.billing.enums import UserKind
@@ -68,7 +68,7 @@ def main() -> None:
         backup.BackupFailed,
         RequestError,
         SettingsError,
-        migrate.WrongRevision,
+        revision.WrongRevision,
         demo.NotEmpty,
         imports.WrongHeader,
     ) as error:
@@ -99,7 +99,7 @@ async def _migrated(settings: Settings, waits: Waits = PATIENT) -> AsyncIterator
     """The database, at the revision this program needs."""
     _check_there(settings)
     async with Database(settings.database_url, waits=waits) as database:
-        await migrate.check_revision(database)
+        await revision.check_revision(database)
         yield database
 
 
@@ -161,9 +161,11 @@ def serve(
 @_command("migrate")
 async def upgrade() -> None:
     """Creates the tables, or brings them to the revision that this version needs."""
+    from app.migrate import migrate  # noqa: PLC0415 (7 MiB, which no server needs)
+
     async with Database(load_settings().database_url) as database:
-        await migrate.migrate(database)
-    typer.echo(f"The database is at revision {migrate.revision_needed()}.")
+        await migrate(database)
+    typer.echo(f"The database is at revision {revision.revision_needed()}.")
 
 
 @_command()

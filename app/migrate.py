@@ -1,36 +1,22 @@
-"""Brings a database to the revision this program needs, and tells when it is not there."""
-
-from functools import cache
-from pathlib import Path
+"""Brings a database to the revision this program needs."""
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database import Database
+from app.revision import MIGRATIONS, check_revision
 
 _LOCK = 0x6D616E64  # any number that all our processes share: "mand"
 
 
-class WrongRevision(Exception):
-    """The database was made by another version; the message says which command mends it."""
-
-
-def _config(connection: Connection | None = None) -> Config:
+def _config(connection: Connection) -> Config:
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     return config
-
-
-@cache
-def revision_needed() -> str:
-    """The newest revision that this program knows."""
-    return ScriptDirectory.from_config(_config()).get_current_head() or ""
 
 
 async def migrate(database: Database, revision: str = "head") -> None:
@@ -49,30 +35,3 @@ async def migrate(database: Database, revision: str = "head") -> None:
     except CommandError:
         await check_revision(database)  # it says more when the database is of a newer version
         raise
-
-
-async def find_revision(connection: AsyncConnection) -> str | None:
-    """The revision of the database; None before the first."""
-
-    def current(connection: Connection) -> str | None:
-        return MigrationContext.configure(connection).get_current_revision()
-
-    return await connection.run_sync(current)
-
-
-async def check_revision(database: Database) -> None:
-    """Raises WrongRevision unless the database has exactly the revision this program needs."""
-    async with database.read() as connection:
-        found, needed = await find_revision(connection), revision_needed()
-    if found == needed:
-        return
-    known = {script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()}
-    if found is None or found in known:
-        raise WrongRevision(
-            f"The database is at revision {found or 'none'} and this program needs {needed}:"
-            " run `billing migrate`."
-        )
-    raise WrongRevision(
-        f"The database is at revision {found}, which this program (at {needed}) does not know:"
-        " install the newer version of mandate-billing that made it."
-    )

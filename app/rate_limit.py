@@ -14,12 +14,8 @@ from datetime import UTC, datetime
 from typing import Any, Self, TypeVar
 
 from limits import RateLimitItem, RateLimitItemPerMinute, WindowStats
-from limits.aio.storage import MemoryStorage, RedisStorage
+from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import MovingWindowRateLimiter
-from redis.asyncio import BlockingConnectionPool
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
 
 from app.billing.errors import RateLimited
 from app.billing.viewer import Viewer
@@ -34,7 +30,6 @@ PAUSE_SECONDS = 10.0
 SWEEP_SECONDS = 60.0
 """How often the memory gives back what has expired."""
 
-_CONNECTIONS = 20
 _PARTS = 5
 _BALANCES = frozenset({"balance", "providers"})
 _SPENDS = frozenset({"recordUsage", "createHold", "settleHold", "releaseHold", "spendCheck"})
@@ -69,8 +64,12 @@ class RateLimiter:
         self._spends = per_minute(settings.rate_limit_spends)
         self._memory = MemoryStorage()
         self._local = MovingWindowRateLimiter(self._memory)
-        self._pool = _connections(settings.redis_url) if settings.redis_url else None
-        self._shared = MovingWindowRateLimiter(_storage(self._pool)) if self._pool else None
+        self._shared: MovingWindowRateLimiter | None = None
+        if settings.redis_url:
+            from app.redis_storage import RedisConnections  # noqa: PLC0415 (8 MiB)
+
+            self._redis = RedisConnections(settings.redis_url, REDIS_SECONDS)
+            self._shared = MovingWindowRateLimiter(self._redis.storage)
         self._is_lost = False
         self._try_again_at = 0.0
 
@@ -81,8 +80,8 @@ class RateLimiter:
     async def __aexit__(self, *_: object) -> None:
         if self._memory.timer:
             self._memory.timer.cancel()
-        if self._pool:
-            await self._pool.aclose()
+        if self._shared:
+            await self._redis.aclose()
 
     async def admit(self, viewer: Viewer, field: str, *, is_write: bool) -> None:
         """Counts one call; RateLimited when it is one too many."""
@@ -145,7 +144,7 @@ class RateLimiter:
                 self._try_again_at = time.monotonic() + PAUSE_SECONDS
             try:
                 answer = await _in_time(ask(self._shared))
-            except (RedisError, OSError) as error:  # a TimeoutError is an OSError
+            except self._redis.failures as error:
                 self._lose(error)
             else:
                 if was_lost:
@@ -174,22 +173,6 @@ class RateLimiter:
                     calls.pop()
                 if not calls:
                     await self._memory.clear(key)
-
-
-def _connections(url: str) -> BlockingConnectionPool:
-    return BlockingConnectionPool.from_url(
-        url,
-        max_connections=_CONNECTIONS,
-        timeout=None,
-        socket_connect_timeout=REDIS_SECONDS,
-        socket_timeout=REDIS_SECONDS,
-        retry=Retry(NoBackoff(), 1),  # a connection that was closed while it lay idle
-    )
-
-
-def _storage(pool: BlockingConnectionPool) -> RedisStorage:
-    options: dict[str, Any] = {"connection_pool": pool}
-    return RedisStorage("async+redis://", implementation="redispy", key_prefix="billing", **options)
 
 
 async def _in_time(asking: Coroutine[Any, Any, T]) -> T:

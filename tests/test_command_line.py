@@ -17,7 +17,7 @@ from app.billing.enums import UserKind
 from app.billing.models import mandates, transactions, users
 from app.config import load_settings
 from app.imports import HEADER
-from app.migrate import revision_needed
+from app.revision import revision_needed
 from app.server import schema_text
 from tests.conftest import Billing, OnDatabase
 from tests.world import (

@@ -1,6 +1,5 @@
 import asyncio
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,15 +12,15 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
 
-import app.migrate
 from app.billing.enums import BillingModel
 from app.database import Database
-from app.migrate import WrongRevision, check_revision, migrate, revision_needed
+from app.migrate import _config, migrate
+from app.revision import MIGRATIONS, WrongRevision, check_revision, revision_needed
 from tests.world import add_mandate, credit, dump, outcomes, record, run_sql, usage_event
 
 pytestmark = pytest.mark.anyio
 
-SCRIPTS = ScriptDirectory(str(Path(app.migrate.__file__).parent / "migrations"))
+SCRIPTS = ScriptDirectory(str(MIGRATIONS))
 REVISIONS = [script.revision for script in SCRIPTS.walk_revisions()]
 """From the newest to the first."""
 
@@ -138,7 +137,7 @@ async def test_two_that_migrate_at_once(blank_database_url: str) -> None:
 
 async def test_the_way_back_leaves_nothing(blank_database_url: str) -> None:
     def downgrade(connection: Connection) -> None:
-        command.downgrade(app.migrate._config(connection), "base")
+        command.downgrade(_config(connection), "base")
 
     async with Database(blank_database_url) as database:
         await migrate(database)

@@ -10,7 +10,7 @@ from app.auth import issue_token
 from app.billing import settings
 from app.config import Settings
 from app.database import Database
-from app.migrate import WrongRevision
+from app.revision import WrongRevision
 from app.server import create_app
 from app.server.door import Doorkeeper
 from tests.api import Api, add_people, serving

@@ -12,8 +12,8 @@ from app.config import Settings, load_settings
 from app.database import PROMPT, Database, DatabaseUnavailable
 from app.dispatcher import dispatching
 from app.export import ExportKind
-from app.migrate import check_revision
 from app.rate_limit import RateLimiter
+from app.revision import check_revision
 from app.server.answers import internal_error
 from app.server.door import Doorkeeper
 from app.server.exports import export

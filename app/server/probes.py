@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from app.database import Database, DatabaseUnavailable
-from app.migrate import find_revision, revision_needed
+from app.revision import find_revision, revision_needed
 
 _FRESH_SECONDS = 1.0
 """For so long one look at the database serves all who ask: anybody may, as often as they like."""
