@@ -62,6 +62,7 @@ def formatter(in_production: bool) -> ProcessorFormatter:
     """Makes a line of a record, whoever logged it."""
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # whoever reads the lines may have gone: so be it
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line has them
     renderer: Processor = (
         structlog.processors.JSONRenderer(_as_json)
         if in_production
