@@ -314,7 +314,8 @@ class Database:
 
     async def dispose(self) -> None:
         """Closes every pooled connection, once what is under way has ended."""
-        await asyncio.gather(*self.under_way, return_exceptions=True)
+        while self.under_way:  # what ends lets the next begin
+            await asyncio.gather(*self.under_way, return_exceptions=True)
         self._watch.close()
         await self._lending.give_back()
         for task in self._probes:

@@ -38,7 +38,7 @@ class Lending:
             lent, used_at = self._at_hand.pop()
             if time.monotonic() - used_at < IDLE_SECONDS and not _is_closed(lent):
                 return lent
-            await greenlet_spawn(lent.close)
+            await _close(lent)
         async with self.queueing(by):
             try:
                 return await greenlet_spawn(self._engine.raw_connection)
@@ -48,20 +48,20 @@ class Lending:
     async def take_back(self, lent: Any) -> None:
         """After a use that went well."""
         if self._waiting:
-            await greenlet_spawn(lent.close)
+            await _close(lent)
         else:
             self._at_hand.append((lent, time.monotonic()))
 
     async def give_up(self, lent: Any) -> None:
         """After a use that may have left an answer unread: it is closed."""
         lent.invalidate()
-        await greenlet_spawn(lent.close)
+        await _close(lent)
 
     async def give_back(self) -> None:
         """Leaves the pool all its connections."""
         while self._at_hand:
             lent, _ = self._at_hand.pop()
-            await greenlet_spawn(lent.close)
+            await _close(lent)
 
     @asynccontextmanager
     async def queueing(self, by: float) -> AsyncIterator[None]:
@@ -74,6 +74,11 @@ class Lending:
             raise TimeoutError("no connection in time") from None
         finally:
             self._waiting -= 1
+
+
+async def _close(lent: Any) -> None:
+    """Puts it back into its pool, whoever leaves meanwhile."""
+    await asyncio.shield(asyncio.create_task(greenlet_spawn(lent.close)))
 
 
 def _is_closed(lent: Any) -> bool:

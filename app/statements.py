@@ -81,12 +81,13 @@ class _Compiled:
         compiled = query.compile(dialect=dialect)
         self.text = str(compiled)
         self._arguments = [
-            _argument(compiled.binds[name], compiled._bind_processors.get(name))
-            for name in compiled.positiontup
+            _argument(bind, bind.type.dialect_impl(dialect).bind_processor(dialect))
+            for bind in map(compiled.binds.__getitem__, compiled.positiontup)
         ]
         columns = query.exported_columns
         self._make_row = _row_of(*(column.key for column in columns))
-        processors = (column.type._cached_result_processor(dialect, None) for column in columns)
+        kinds = (column.type.dialect_impl(dialect) for column in columns)
+        processors = (kind.result_processor(dialect, None) for kind in kinds)
         self._readers = [(place, read) for place, read in enumerate(processors) if read]
 
     def arguments(self, values: dict[str, Any]) -> list[Any]:

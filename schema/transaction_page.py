@@ -92,9 +92,8 @@ async def transaction_page(
         order_by=order.field if order else None,
         descending=order is None or order.direction is SortDirection.DESC,
         page=page,
-        columns=wanted.attributes,
-        with_users="user" in wanted.loaders
-        and (wanted.attributes is None or "user_id" in wanted.attributes),
+        columns=wanted.attributes if wanted.are_all else None,
+        with_users="user_id" in wanted.attributes,
     )
     if found is None:
         return None

@@ -20,7 +20,7 @@ from app.billing.errors import BillingError
 from app.billing.ledger import Ledger
 from app.billing.locked import Needs
 from app.billing.settings import lock_settings
-from app.database import LAST_WAIT_SECONDS, Database, DatabaseUnavailable
+from app.database import Database, DatabaseUnavailable
 
 T = TypeVar("T")
 
@@ -164,8 +164,6 @@ class _Group:
 
     async def _run(self) -> None:
         begin_by = max(call.begin_by for call in self._waiting)
-        if self._calls:
-            begin_by = max(begin_by, _now() + LAST_WAIT_SECONDS)
         try:
             for call, outcome in await self._queue.database.write(self._unit, begin_by=begin_by):
                 call.end(outcome)
@@ -173,9 +171,9 @@ class _Group:
             if len(self._calls) < 2 or isinstance(error, DatabaseUnavailable):
                 self._fail(error)
             else:
+                self._drop_late()
                 for call in self._calls:
-                    if not call.outcome.done():
-                        call.group = _Group(self._queue, [call], alone=call)
+                    call.group = _Group(self._queue, [call], alone=call)
         except BaseException:
             self._fail(DatabaseUnavailable())
             raise
