@@ -62,7 +62,8 @@ def formatter(in_production: bool) -> ProcessorFormatter:
     """Makes a line of a record, whoever logged it."""
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # whoever reads the lines may have gone: so be it
-    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False  # no line has them
+    # No line has them.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     renderer: Processor = (
         structlog.processors.JSONRenderer(_as_json)
         if in_production

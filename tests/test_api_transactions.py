@@ -509,3 +509,20 @@ async def test_the_exact_text_is_found(database: Database, api: Api, text: str) 
     await record(database, usage_event(key="u1", description=f"to {text}"))
     page = await api.read("ada", PAGE, id=MANDATE, filter={"search": text})
     assert keys(page) == ["u1"]
+
+
+@pytest.mark.parametrize("arguments", ["", ", first: 0", ', after: "x"', ", first: 1, last: 1"])
+async def test_of_no_mandate_there_is_no_page_whatever_is_asked(
+    database: Database, api: Api, arguments: str
+) -> None:
+    await add_people(database)
+    for viewer in ("root", "ada"):
+        answer = await api(
+            viewer, f'{{ transactions(mandateId: "none"{arguments}) {{ totalCount }} }}'
+        )
+        assert (answer.data, answer.errors) == ({"transactions": None}, [])
+    if arguments:
+        answer = await api(
+            "root", f'{{ transactions(mandateId: "acme"{arguments}) {{ totalCount }} }}'
+        )
+        assert answer.errors[0]["extensions"]["code"] == "BAD_USER_INPUT"

@@ -1,6 +1,7 @@
 """Who waits for a group: for how long, for whom, and who leaves before or in its midst."""
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import copy_context
@@ -14,7 +15,7 @@ from app.billing import group
 from app.billing.group import in_group
 from app.billing.ledger import Ledger
 from app.billing.models import accounts, transactions
-from app.database import Database, Waits, request_begun
+from app.database import PROMPT, Database, Waits, request_begun
 from tests.groups import ALICE, codes, commits, post, told
 from tests.world import (
     MANDATE,
@@ -178,3 +179,36 @@ async def test_a_lock_that_is_not_had_is_one_calls_own_failure(
             *(record(prompt, usage_event(user_id=user_id)) for user_id in users for _ in range(2))
         )
     assert found == ["DatabaseUnavailable"] * 2 + ["OK"] * 2
+
+
+@on_postgresql
+async def test_who_waits_for_a_connection_and_then_a_lock_is_told_in_time(
+    database_url: str,
+) -> None:
+    async with (
+        Database(database_url, waits=PROMPT) as database,
+        Database(database_url) as other,
+    ):
+        await add_mandate(database, MANDATE, PREPAY_USER)
+        await record(database, usage_event())
+        async with other.engine.begin() as connection:
+            await connection.execute(select(accounts.c.id).with_for_update())
+            busy = [
+                asyncio.create_task(database.write(lambda _: asyncio.sleep(2.4))) for _ in range(20)
+            ]
+            await asyncio.sleep(0.05)
+            begun = time.monotonic()
+            found = await codes(*(record(database, usage_event()) for _ in range(2)))
+            assert time.monotonic() - begun < 5
+            assert set(found) == {"DatabaseUnavailable"}
+            await asyncio.gather(*busy)
+
+
+async def test_a_database_is_closed_when_all_who_wait_are_done(database_url: str) -> None:
+    async with Database(database_url) as database:
+        await add_mandate(database)
+        calls = [asyncio.create_task(record(database, usage_event())) for _ in range(130)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+    assert all(call.done() for call in calls)
+    assert not database.under_way

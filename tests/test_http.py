@@ -56,7 +56,17 @@ async def test_the_media_type_is_one_that_the_client_accepts(
             assert response.status_code == (200 if is_good else refused)
 
 
-@pytest.mark.parametrize("content_type", [JSON, f"{JSON}; charset=UTF-8", "APPLICATION/json"])
+@pytest.mark.parametrize(
+    "content_type",
+    [
+        JSON,
+        f"{JSON}; charset=UTF-8",
+        "APPLICATION/json",
+        f"{JSON}; xcharset=latin-1",
+        f'{JSON}; x="charset=latin-1"; charset="utf-8"',
+        f"{JSON}; charset",
+    ],
+)
 async def test_a_body_is_json_in_utf8(database: Database, api: Api, content_type: str) -> None:
     await add_people(database)
     body = orjson.dumps({"query": IS_ADMIN})
@@ -117,6 +127,16 @@ async def test_several_operations_need_a_name(database: Database, api: Api) -> N
     assert (await ask("GET", operationName="C")).status_code == 405
     answer = await ask("POST", operationName="C")
     assert answer.json()["data"] == {"upsertUser": {"user": {"id": "new"}}}
+
+
+async def test_head_changes_nothing(database: Database, api: Api) -> None:
+    await add_people(database)
+    change = {"query": 'mutation { upsertUser(input: {id: "by-head"}) { user { id } } }'}
+    for body in (change, None):
+        answer = await api.client.request("HEAD", "/graphql", headers=api.bearer("root"), json=body)
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "GET, POST")
+    audit = await api("root", '{ auditLog(subject: "user:by-head") { nodes { action } } }')
+    assert audit.data == {"auditLog": {"nodes": []}}
 
 
 async def test_a_large_body_is_refused_before_it_is_read(

@@ -175,7 +175,7 @@ def _page_of(
     return query.order_by(*order).limit(bindparam("rows", type_=Integer))
 
 
-@lru_cache(1024)
+@lru_cache(256)
 def _listed(query: Select[Any], *shape: Any) -> Statement:
     return Statement(_page_of(query, *shape))
 

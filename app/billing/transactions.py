@@ -13,6 +13,7 @@ from sqlalchemy import Column, ColumnElement, Select, String, bindparam, case, f
 
 from app.billing.directory import ShownUser, readable_emails, shown_columns
 from app.billing.enums import ReferenceType, TransactionType
+from app.billing.errors import BadInput
 from app.billing.models import accounts, transactions, users
 from app.billing.money import MAX_TRANSACTION, ZERO
 from app.billing.paging import (
@@ -151,7 +152,12 @@ async def list_transactions(
     )
     if not viewer.may_see(mandate_id):
         return None
-    found = await fetch_listed(database, rows, values | email_values, keyset, page)
+    try:
+        found = await fetch_listed(database, rows, values | email_values, keyset, page)
+    except BadInput:  # which is told of a mandate that there is
+        if await sees(database, viewer, mandate_id):
+            raise
+        return None
     if not found.nodes and not await sees(database, viewer, mandate_id):
         return None
     is_whole = only_user is None and filter == TransactionFilter()
@@ -311,7 +317,7 @@ def _values(
     return {name: value for name, value in values.items() if value is not None}
 
 
-@lru_cache(1024)
+@lru_cache(256)
 def _matching(order_by: TransactionOrderField, *names: str) -> Select[Any]:
     """The rows for which what these names ask for holds."""
     columns = transactions.c
@@ -333,7 +339,7 @@ def _matching(order_by: TransactionOrderField, *names: str) -> Select[Any]:
     return query
 
 
-@lru_cache(1024)
+@lru_cache(256)
 def _with_columns(
     query: Select[Any],
     order_by: TransactionOrderField,

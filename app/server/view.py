@@ -102,6 +102,8 @@ class GraphQLView:
 
     async def _respond(self, request: Request, media_type: str) -> Response:
         context = await self._context(request)
+        if request.method not in ("GET", "POST"):  # Starlette adds HEAD, which must change nothing
+            raise HTTPException(405, "Send GET or POST.", {"Allow": "GET, POST"})
         if self._in_development and _wants_page(request):
             return HTMLResponse(get_graphql_ide_html(graphql_ide="graphiql"))
         asked = await _read(request)
@@ -156,8 +158,9 @@ async def _read(request: Request) -> dict[str, Any]:
                 asked[name] = _decoded(asked[name])
         return asked
     kind, *parameters = request.headers.get("content-type", "").lower().split(";")
-    charsets = [text.partition("=")[2].strip(' "') for text in parameters if "charset" in text]
-    if kind.strip() != JSON or not {*charsets} <= {"utf-8", "utf8"}:
+    given = dict(text.split("=", 1) for text in parameters if "=" in text)
+    names = {name.strip(" *"): value.strip(' "') for name, value in given.items()}
+    if kind.strip() != JSON or names.get("charset", "utf-8") not in ("utf-8", "utf8"):
         raise HTTPException(415, f"Send {JSON} in UTF-8.")
     decoded = _decoded(await request.body())
     if not isinstance(decoded, dict):

@@ -56,7 +56,7 @@ async def find_visible_mandate(source: Source, viewer: Viewer, mandate_id: str) 
     """As find_mandate, for what is read together with it."""
     if not viewer.may_see(mandate_id):
         return None
-    if mandate_id in viewer.mandates:
+    if mandate_id in viewer.mandates and not isinstance(source, AsyncConnection):
         return viewer.mandates[mandate_id]
     return (await mandates_by_id(source, [mandate_id]))[0]
 
