@@ -2,8 +2,8 @@
 
 Types, resolvers, dataloaders and SQL are ours. What is stock: the executor
 (StrawberryGraphQLCoreExecutionContext, which is graphql-core's) and Schema.execute, so that each
-request is parsed and validated anew by the stock rules, and strawberry.asgi.GraphQL as it comes, with
-its own JSON, under the options of our own server and without our middleware.
+request is parsed and validated anew by the stock rules, and strawberry.asgi.GraphQL as it comes, but
+with orjson, under the options of our own server and without our middleware.
 """
 
 import sys
@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import MethodType
 
+import orjson
 import strawberry
 import uvicorn
 from starlette.applications import Starlette
@@ -38,6 +39,9 @@ class StockView(GraphQL[Context, None]):
         self._database = database
         self._door = Doorkeeper(settings, database)
         self._limiter = limiter
+
+    def encode_json(self, data: object) -> bytes:
+        return orjson.dumps(data, option=orjson.OPT_UTC_Z)
 
     async def get_context(
         self, request: Request | WebSocket, response: Response | WebSocket

@@ -30,10 +30,9 @@ def _from_text(name: str, read: Callable[[str], Any]) -> Callable[[Any], Any]:
     return parse
 
 
-def _write_instant(instant: datetime) -> str:
-    if instant.tzinfo is not UTC:
-        instant = instant.astimezone(UTC)
-    return instant.isoformat()[:-6] + "Z"
+def _write_instant(instant: datetime) -> datetime:
+    """In UTC: orjson writes it, faster than it could be written here."""
+    return instant if instant.tzinfo is UTC else instant.astimezone(UTC)
 
 
 def _read_name(text: str) -> str:

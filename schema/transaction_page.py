@@ -97,6 +97,5 @@ async def transaction_page(
     )
     if found is None:
         return None
-    for user_id, user in found.users.items():
-        info.context.load.user.prime(user_id, user)
+    info.context.load.user.known.update(found.users)
     return Connection(page=found)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import httpx
+import orjson
 from sqlalchemy import Engine, event
 
 from app.auth import issue_token
@@ -100,3 +101,8 @@ async def add_people(database: Database, **settings: Any) -> None:
     await add_member(database, "ada", role=MembershipRole.ADMIN)
     await add_mandate(database, OTHER_MANDATE, users=())
     await add_member(database, "sven", OTHER_MANDATE, role=MembershipRole.ADMIN)
+
+
+def as_sent(data: Any) -> Any:
+    """The data of an answer as a client reads it."""
+    return orjson.loads(orjson.dumps(data, option=orjson.OPT_UTC_Z))

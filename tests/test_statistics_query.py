@@ -9,7 +9,7 @@ from app.billing.viewer import Viewer
 from app.database import Database
 from schema import schema
 from schema.context import Context
-from tests.api import NO_LIMITS
+from tests.api import NO_LIMITS, as_sent
 from tests.statistics import use_some
 from tests.world import MANDATE, MEMBER, PROVIDERS, STRANGER, SYSADMIN
 
@@ -31,11 +31,13 @@ query ($mandate: ID!, $period: PeriodType!, $year: Int!, $month: Int, $zone: Tim
 
 async def execute(database: Database, viewer: Viewer = SYSADMIN, **variables: Any) -> Any:
     context = Context(database, PROVIDERS, viewer, "r", NO_LIMITS)
-    return await schema.execute(
+    result = await schema.execute(
         EVERYTHING,
         variable_values={"mandate": MANDATE, "period": "MONTH", "year": 2026} | variables,
         context_value=context,
     )
+    result.data = as_sent(result.data)
+    return result
 
 
 @pytest.fixture

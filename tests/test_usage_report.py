@@ -9,7 +9,7 @@ from app.billing.viewer import Viewer
 from app.database import Database
 from schema import schema
 from schema.context import Context
-from tests.api import NO_LIMITS, statements
+from tests.api import NO_LIMITS, as_sent, statements
 from tests.statistics import use_some, write
 from tests.world import (
     ADMIN,
@@ -46,11 +46,13 @@ MARCH: dict[str, Any] = {"from": "2026-03-01", "to": "2026-04-01", "granularity"
 
 async def execute(database: Database, viewer: Viewer = SYSADMIN, **variables: Any) -> Any:
     context = Context(database, PROVIDERS, viewer, "r", NO_LIMITS)
-    return await schema.execute(
+    result = await schema.execute(
         EVERYTHING,
         variable_values={"mandate": MANDATE, **MARCH, **variables},
         context_value=context,
     )
+    result.data = as_sent(result.data)
+    return result
 
 
 async def ask(database: Database, viewer: Viewer = SYSADMIN, **variables: Any) -> Any:

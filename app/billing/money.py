@@ -29,12 +29,13 @@ def parse_decimal(text: str) -> Decimal:
 def format_decimal(value: Decimal) -> str:
     """The one text form of an amount: plain digits, no trailing zeros, no exponent."""
     text = format(value, "f")
-    whole, point, fraction = text.partition(".")
-    if len(fraction) > 9 or not text[-1].isdigit():
-        return format_nano(to_nano(value))
-    if point:
-        fraction = fraction.rstrip("0")
-        text = f"{whole}.{fraction}" if fraction else whole
+    if text[-10:-9] != ".":  # as from_nano gives them, which needs no further look
+        _, point, fraction = text.partition(".")
+        if len(fraction) > 9 or not text[-1].isdigit():
+            return format_nano(to_nano(value))
+        if not point:
+            return "0" if text == "-0" else text
+    text = text.rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 

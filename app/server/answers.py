@@ -21,7 +21,11 @@ def answer(body: Mapping[str, Any], media_type: str = JSON, status: int | None =
     told = [error.get("extensions") or {} for error in body.get("errors") or ()]
     if status is None:
         status = _status(body, {extensions.get("code") for extensions in told}, media_type)
-    response = Response(orjson.dumps(body), status, media_type=f"{media_type}; charset=utf-8")
+    response = Response(
+        orjson.dumps(body, option=orjson.OPT_UTC_Z),
+        status,
+        media_type=f"{media_type}; charset=utf-8",
+    )
     if status == 401:
         response.headers["WWW-Authenticate"] = "Bearer"
     if waits := [extensions["retryAfter"] for extensions in told if "retryAfter" in extensions]:
