@@ -74,6 +74,8 @@ _INDEXED: dict[TransactionOrderField, set[str]] = {
     TransactionOrderField.AMOUNT: {"amount", *_ALWAYS_INDEXED},
 }
 """The columns whose conditions an index meets in that order: a page reads little more than itself."""
+_JOINED = 100
+"""The rows of a page that is read together with its users."""
 _AHEAD = timedelta(hours=1)
 """More than any call is dated ahead of being written, machines whose clocks differ included."""
 
@@ -127,7 +129,7 @@ async def list_transactions(
     """A mandate's transactions that the viewer may see; None where it is not the viewer's.
 
     Without an order, newest first by the time that the filter bounds, so that an index has the page.
-    Rows have the `columns` that are named, or all; the page has their users if they are asked for.
+    Rows have the `columns` that are named, or all; a page of few has their users, too.
 
     BadInput for a page or a filter that no row can meet.
     """
@@ -142,6 +144,8 @@ async def list_transactions(
     if filter.idempotency_key is not None and not viewer.may_read_keys(mandate_id):
         values["idempotency_key"] = None  # which no key equals
     query = _matching(order_by, *values)
+    # On a long page each user comes many times: then they are read apart, once.
+    with_users = with_users and max(page.first or 0, page.last or 0) <= _JOINED
     readable, email_values = readable_emails(viewer) if with_users else (None, {})
     chosen = None if columns is None else frozenset(columns)
     rows = _with_columns(query, order_by, chosen, readable)
@@ -175,11 +179,10 @@ async def list_transactions(
         row = await read_sums()
         return TransactionTotals(credits=row.credits, debits=row.debits)
 
-    page_users = {
-        row.user_id: ShownUser(*row[-len(ShownUser._fields) :])
-        for row in found.nodes
-        if with_users and row.user_id
-    }
+    page_users: dict[str, ShownUser] = {}
+    for row in found.nodes if readable else ():
+        if row.user_id and row.user_id not in page_users:
+            page_users[row.user_id] = ShownUser(*row[-len(ShownUser._fields) :])
     return replace(found, count=count, totals=totals, users=page_users)
 
 

@@ -7,6 +7,7 @@ What is answered, and with which status, follows the draft of GraphQL over HTTP
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -32,6 +33,7 @@ MAX_BODY = 2 * 1024 * 1024
 """In bytes: a thousand events with descriptions of a thousand characters each fit."""
 BODY_SECONDS = 30
 """How long a client may take to send its request."""
+_MAX_ACCEPT = 1000
 _TOO_LARGE = f"A request has at most {MAX_BODY:,} bytes."
 _REFUSED = {"code": "BAD_USER_INPUT"}
 _MEMBERS = (
@@ -61,10 +63,11 @@ class BoundedRequest(Request):
             raise HTTPException(408, f"A request arrives within {BODY_SECONDS} seconds.") from None
 
 
-def _accepted(request: Request) -> str:
+@lru_cache(256)
+def _accepted(accept: str) -> str:
     """The media type of the answer: of the two there are, the one that is liked best."""
     liked = dict[str, float]()
-    for part in request.headers.get("accept", "").split(","):
+    for part in accept.split(","):
         name, *parameters = [text.strip().lower() for text in part.split(";")]
         weight = next((text[2:] for text in parameters if text.startswith("q=")), "1")
         with suppress(ValueError):
@@ -88,7 +91,7 @@ class GraphQLView:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = BoundedRequest(scope, receive)
-        media_type = _accepted(request)
+        media_type = _accepted(request.headers.get("accept", "")[:_MAX_ACCEPT])
         try:
             response = await self._respond(request, media_type)
         except ClientDisconnect:
