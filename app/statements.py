@@ -143,7 +143,7 @@ def as_sqlalchemy(error: Exception, dialect: Dialect, connection: Any = None) ->
 def _translated(error: Exception, connection: Any, dialect: Dialect) -> BaseException:
     adapter = connection.dbapi_connection
     try:
-        adapter._handle_exception(error)
+        adapter._handle_exception(error)  # as for its own statements: there is no public way
     except Exception as translated:
         return as_sqlalchemy(translated, dialect, adapter)
     return error

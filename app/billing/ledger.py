@@ -1,8 +1,9 @@
 """The one door to the money: whatever moves a balance is posted here, under the mandate's locks.
 
-`in_ledger` locks a mandate's books, lets its caller judge and post, and writes what was posted:
+A Ledger is a mandate's books, locked: its callers judge and post, and it writes what was posted:
 transactions, holds, account balances, the daily roll-up and what the outbox tells of it, in one
-database transaction.
+database transaction. An admin's change has that transaction to itself (`in_ledger`); the gateway's
+calls share one with others that come at once (`group.in_group`).
 """
 
 from collections.abc import Awaitable, Callable, Collection

@@ -126,8 +126,8 @@ _HOLDS = Statement(
     .with_for_update()
 )
 
-
 _MANY = 100
+"""Keys for which a plan of their own is made: to plan takes longer than to look few up."""
 _WRITTEN = select(transactions).where(transactions.c.mandate_id == _MANDATE)
 _BY_KEY = Statement(_WRITTEN.where(is_among(transactions.c.idempotency_key, "wanted")))
 _BY_HOLD = Statement(_WRITTEN.where(is_among(transactions.c.hold_id, "wanted")))
