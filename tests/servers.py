@@ -412,7 +412,7 @@ async def watched(
                     spent = debited - (beyond or 0) + (held or 0)
                     assert funds is None or spent <= funds, f"{spent} of {funds}"
             looks += 1
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0)
         return looks
 
     task = asyncio.create_task(look())

@@ -165,7 +165,8 @@ async def test_a_thousand_events_of_several_mandates(database: Database, api: Ap
         ]
         with statements() as sent:
             payload = await api.read("gateway", query, events=events)
-        counts.append(len(sent))
+        # that there are many is said once for each mandate
+        counts.append(sum(not statement.startswith("SET LOCAL") for statement in sent))
         assert len(payload["results"]) == size
         for place, (event, result) in enumerate(zip(events, payload["results"], strict=True)):
             if place % 8:
