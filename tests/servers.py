@@ -405,7 +405,7 @@ async def watched(
 
     async def look() -> int:
         looks = 0
-        while not done:
+        while not done or looks < 2:  # what is quick may be over before the first
             async with database.read() as connection:
                 for sequence, rows, debited, held, beyond in await connection.execute(whole):
                     assert sequence == rows, f"{rows} rows at sequence {sequence}"
