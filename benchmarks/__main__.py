@@ -49,7 +49,7 @@ def _arguments() -> argparse.Namespace:
         " Then it asks three server processes on it the same questions in turn: raw, which is"
         " Starlette routes and SQL written by hand; ours; and stock, which is our schema as"
         " Strawberry executes it by itself. It prints their medians and ratios.",
-        epilog="A million transactions and all rows take about ten minutes on two cores. Nothing"
+        epilog="A million transactions and all rows take about seven minutes on two cores. Nothing"
         " else should run meanwhile. Whether answers slow down as a ledger grows is another"
         " question: python -m benchmarks.growth.",
     )
