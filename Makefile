@@ -23,7 +23,7 @@ test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
 suites: $(READY) $(SUITES)/.venv/ready $(SUITES)/node_modules/ready ## Public suites against a real server; needs Node.js and npm, too
 	$(BIN)/python -m tests.suites
 
-bench: $(READY) ## Our server against hand-written routes and stock Strawberry: one table, in ten minutes
+bench: $(READY) ## Our server against hand-written routes and stock Strawberry: one table, in seven minutes
 	$(BIN)/python -m benchmarks $(BENCH)
 
 check: $(READY) ## Style, types, architecture, dependencies, their known vulnerabilities and the committed schema
