@@ -19,7 +19,7 @@ from rich.progress import Progress
 from sqlalchemy import make_url
 from sqlalchemy.exc import DBAPIError
 
-from app import backup, demo, export, imports, parameters, process, revision
+from app import backup, demo, export, imports, migrate, parameters, process, revision
 from app.auth import is_active, issue_token
 from app.billing import directory, verify
 from app.billing.enums import UserKind
@@ -161,10 +161,8 @@ def serve(
 @_command("migrate")
 async def upgrade() -> None:
     """Creates the tables, or brings them to the revision that this version needs."""
-    from app.migrate import migrate  # noqa: PLC0415 (7 MiB, which no server needs)
-
     async with Database(load_settings().database_url) as database:
-        await migrate(database)
+        await migrate.migrate(database)
     typer.echo(f"The database is at revision {revision.revision_needed()}.")
 
 

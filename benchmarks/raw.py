@@ -8,7 +8,6 @@ imported here.
 
 import base64
 import os
-import sys
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,7 +18,6 @@ from zoneinfo import ZoneInfo
 import asyncpg  # type: ignore[import-untyped]
 import jwt
 import orjson
-import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -28,6 +26,7 @@ from starlette.routing import Route
 
 from benchmarks import raw_writes
 from benchmarks.raw_values import NANO, Viewer, money
+from benchmarks.serving import serve
 
 CURSOR = "BENCHMARK_CURSOR"
 """The setting of what a cursor of ours begins with: whose list it is of, as a hash."""
@@ -318,19 +317,5 @@ def create_app() -> Starlette:
     return Starlette(routes=routes, lifespan=_lifespan)
 
 
-def main() -> None:
-    """Serves until a signal ends it."""
-    uvicorn.run(
-        create_app(),
-        port=int(sys.argv[1]),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        access_log=False,
-        server_header=False,
-        log_level="warning",
-    )
-
-
 if __name__ == "__main__":
-    main()
+    serve(create_app())

@@ -6,14 +6,12 @@ request is parsed and validated anew by the stock rules, and strawberry.asgi.Gra
 with orjson, under the options of our own server and without our middleware.
 """
 
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import MethodType
 
 import orjson
 import strawberry
-import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,6 +24,7 @@ from app.config import Settings, load_settings
 from app.database import PROMPT, Database
 from app.rate_limit import RateLimiter
 from app.server.door import Doorkeeper
+from benchmarks.serving import serve
 from schema import schema
 from schema.context import Context
 
@@ -67,19 +66,5 @@ def create_app() -> Starlette:
     return Starlette(routes=[Route("/graphql", view, methods=["POST"])], lifespan=lifespan)
 
 
-def main() -> None:
-    """Serves until a signal ends it."""
-    uvicorn.run(
-        create_app(),
-        port=int(sys.argv[1]),
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        access_log=False,
-        server_header=False,
-        log_level="warning",
-    )
-
-
 if __name__ == "__main__":
-    main()
+    serve(create_app())

@@ -401,21 +401,23 @@ async def watched(
         .where(accounts.c.mandate_id == mandate_id)
         .group_by(accounts.c.mandate_id, accounts.c.id)
     )
-    done = False
+    done, begun = False, asyncio.Event()
 
     async def look() -> int:
         looks = 0
-        while not done or looks < 2:  # what is quick may be over before the first
+        while not done:
             async with database.read() as connection:
                 for sequence, rows, debited, held, beyond in await connection.execute(whole):
                     assert sequence == rows, f"{rows} rows at sequence {sequence}"
                     spent = debited - (beyond or 0) + (held or 0)
                     assert funds is None or spent <= funds, f"{spent} of {funds}"
             looks += 1
+            begun.set()  # what is quick may be over before there is a connection
             await asyncio.sleep(0)
         return looks
 
     task = asyncio.create_task(look())
+    await asyncio.wait_for(begun.wait(), 10)
     try:
         yield
     finally:

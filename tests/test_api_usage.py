@@ -165,8 +165,7 @@ async def test_a_thousand_events_of_several_mandates(database: Database, api: Ap
         ]
         with statements() as sent:
             payload = await api.read("gateway", query, events=events)
-        # that there are many is said once for each mandate
-        counts.append(sum(not statement.startswith("SET LOCAL") for statement in sent))
+        counts.append(len(sent))
         assert len(payload["results"]) == size
         for place, (event, result) in enumerate(zip(events, payload["results"], strict=True)):
             if place % 8:
@@ -177,7 +176,8 @@ async def test_a_thousand_events_of_several_mandates(database: Database, api: Ap
                 assert row["amount"] == event["amount"].rstrip("0")
             else:
                 assert result["error"]["field"] == ["events", str(place), "userId"]
-    assert counts[1] <= counts[0]
+    said = 0 if database.is_sqlite else 8  # once for each mandate, that there are many keys
+    assert counts[1] <= counts[0] + said
     assert counts[1] <= 10 * len(mandate_ids)
 
 

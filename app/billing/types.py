@@ -185,6 +185,8 @@ class _List(TypeDecorator[Sequence[Any]]):
 
     impl = String
     cache_ok = True
+    joined: Callable[[list[Any]], str]
+    """The values as SQLite's functions read them."""
 
     def __init__(self, kind: TypeEngine[Any]) -> None:
         super().__init__()
@@ -199,18 +201,13 @@ class _List(TypeDecorator[Sequence[Any]]):
         write = self.kind.dialect_impl(dialect).bind_processor(dialect)
         return self.joined(list(map(write, value)) if write else list(value))
 
-    def joined(self, values: list[Any]) -> str:
-        """The values as SQLite's functions read them."""
-        raise NotImplementedError
-
 
 class Thresholds(_List):
     """Sorted values for `width_bucket`, which reads lines on SQLite."""
 
     cache_ok = True
 
-    def joined(self, values: list[Any]) -> str:
-        return "\n".join(values)
+    joined = staticmethod("\n".join)
 
 
 class Choice(_List):
@@ -218,8 +215,7 @@ class Choice(_List):
 
     cache_ok = True
 
-    def joined(self, values: list[Any]) -> str:
-        return orjson.dumps(values).decode()
+    joined = staticmethod(lambda values: orjson.dumps(values).decode())
 
 
 class is_among(FunctionElement[bool]):
