@@ -1,5 +1,6 @@
 """The processes of a server: how they come to listen, drain, and end with exit code 0."""
 
+import gc
 import logging
 import math
 import os
@@ -83,6 +84,11 @@ class _Server(uvicorn.Server):
         else:
             self.should_exit = True
             self._ending_since = time.monotonic()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what is loaded by now stays: the collector need not walk through it again
 
     async def on_tick(self, counter: int) -> bool:
         if time.monotonic() >= self._drained_at and not self.should_exit:
