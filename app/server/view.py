@@ -14,15 +14,15 @@ import orjson
 from graphql import GraphQLError, OperationType
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from strawberry.http.ides import get_graphql_ide_html
 
 from app.billing.errors import RequestError, Unauthenticated
 from app.config import Environment, Settings
 from app.database import Database
 from app.logs import request_id
 from app.rate_limit import RateLimiter
+from app.server import pages
 from app.server.answers import GRAPHQL_JSON, JSON, answer, explained, refusal
 from app.server.door import Doorkeeper
 from schema import schema
@@ -108,7 +108,7 @@ class GraphQLView:
         if request.method not in ("GET", "POST"):  # Starlette adds HEAD, which must change nothing
             raise HTTPException(405, "Send GET or POST.", {"Allow": "GET, POST"})
         if self._in_development and _wants_page(request):
-            return HTMLResponse(get_graphql_ide_html(graphql_ide="graphiql"))
+            return pages.graphiql()
         asked = await _read(request)
         for name, python_type, json_type in _MEMBERS:
             if not isinstance(asked.get(name), python_type | None):
