@@ -1,0 +1,59 @@
+/** The WebSocket that subscriptions share: opened by the first of them, and again whenever it breaks. */
+import { createClient, type Client } from "graphql-ws";
+import { useSyncExternalStore } from "react";
+
+import { outdate } from "./revision";
+import { signOut } from "./session";
+
+export type LiveState = "connecting" | "live" | "offline";
+
+const REFUSED = [4401, 4403];
+const PING = 10_000;
+const listeners = new Set<() => void>();
+let state: LiveState = "connecting";
+
+function become(next: LiveState): void {
+  state = next;
+  for (const listener of listeners) listener();
+}
+
+function subscribe(listener: () => void): () => void {
+  listeners.add(listener);
+  return () => listeners.delete(listener);
+}
+
+export const useLiveState = () => useSyncExternalStore(subscribe, () => state);
+
+export function openLive(token: string): Client {
+  let unanswered: ReturnType<typeof setTimeout> | undefined;
+  become("connecting");
+  const client = createClient({
+    url: `${location.origin.replace(/^http/, "ws")}/graphql`,
+    connectionParams: { Authorization: `Bearer ${token}` },
+    keepAlive: PING,
+    retryAttempts: Infinity,
+    shouldRetry: () => true,
+    retryWait: async (retries) => {
+      const seconds = Math.min(2 ** retries, 15) * (0.5 + Math.random());
+      await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+    },
+    on: {
+      connected: (_socket, _payload, wasRetry) => {
+        become("live");
+        if (wasRetry) outdate();
+      },
+      ping: (received) => {
+        if (!received) unanswered = setTimeout(() => { client.terminate(); }, PING);
+      },
+      pong: () => { clearTimeout(unanswered); },
+      closed: (event) => {
+        clearTimeout(unanswered);
+        become("offline");
+        if (event instanceof CloseEvent && REFUSED.includes(event.code)) {
+          signOut("Your sign-in is no longer valid. Sign in again.");
+        }
+      },
+    },
+  });
+  return client;
+}
