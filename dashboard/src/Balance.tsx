@@ -69,7 +69,7 @@ export function Balance({ mandate, userId, isAdmin }: BalanceProps) {
   const limit = userId === null && data?.viewer.memberships.find((each) => each.mandate.id === mandate.id)?.spendLimit;
   const { currency, timeZone } = mandate;
   return (
-    <Panel title={balance ? title(balance) : "All accounts"} className="hero">
+    <Panel title={balance ? title(balance) : "All accounts"} className="hero" actions={balance && <State balance={balance} />}>
       {!data && !error && <Loading />}
       {!data && error && <Problem error={error} retry={retry} />}
       {balance && <Card balance={balance} mandate={mandate} />}
@@ -115,7 +115,6 @@ function Card({ balance, mandate }: { balance: BalanceCardFragment; mandate: Man
       <p className="figure" data-testid="balance" aria-live="polite">
         <Money amount={balance.balance} currency={currency} />
       </p>
-      <State balance={balance} />
       {forecast && <Outlook emptyOn={forecast.emptyOn ?? null} timeZone={mandate.timeZone} available={available ?? null} />}
       <dl className="facts">
         {available != null && <Fact name="Available" amount={available} currency={currency} />}

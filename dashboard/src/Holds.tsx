@@ -31,14 +31,14 @@ export function Holds({ mandate, userId, isAdmin }: HoldsProps) {
   const pages = usePages(HOLDS, { mandateId: mandate.id, userId }, (data) => data.holds);
   const { nodes, error, retry } = pages;
   return (
-    <Panel title="Held for running calls">
+    <Panel title="Held for running calls" className={nodes?.length === 0 ? "fills" : ""}>
       {!nodes && !error && <Loading />}
       {!nodes && error && <Problem error={error} retry={retry} />}
       {nodes?.length === 0 && (
         <Empty title="Nothing is held">Money is set aside here while a call runs, and given back or booked when it ends.</Empty>
       )}
-      <ul className="rows">
-        {nodes?.map(({ id, amount, expiresAt, aicoreProvider, featureCode, user }) => (
+      {nodes && nodes.length > 0 && <ul className="rows">
+        {nodes.map(({ id, amount, expiresAt, aicoreProvider, featureCode, user }) => (
           <li key={id}>
             <span>
               <span className="strong">{[aicoreProvider, featureCode].filter(Boolean).join(" · ") || "A call"}</span>
@@ -49,7 +49,7 @@ export function Holds({ mandate, userId, isAdmin }: HoldsProps) {
             <Money amount={amount} currency={mandate.currency} />
           </li>
         ))}
-      </ul>
+      </ul>}
       {nodes && <More pages={pages} />}
     </Panel>
   );

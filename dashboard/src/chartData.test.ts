@@ -11,6 +11,13 @@ function group(value: string | null, ...costs: [string, string]) {
   };
 }
 
+test("a name keeps its place and so its colour, whatever it cost", () => {
+  const names = (...groups: ReturnType<typeof group>[]) => chartData(groups).series.map(({ name }) => name);
+  const [none, one, other] = [group(null, "9", "9"), group("mistral", "2", "2"), group("azure", "1", "1")];
+  expect(names(none, one, other)).toEqual(["azure", "mistral", "None named"]);
+  expect(names(other, one)).toEqual(["azure", "mistral"]);
+});
+
 test("each group is a series, and the totals of the buckets are exact", () => {
   const data = chartData([group("openai", "0.1", "1"), group(null, "0.2", "-2.000000001")]);
   expect(data.series.map(({ name, colour }) => [name, colour])).toEqual([["openai", 1], ["None named", 2]]);

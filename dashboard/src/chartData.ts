@@ -29,8 +29,9 @@ export interface ChartData {
 export function chartData(groups: readonly Group[]): ChartData {
   const starts = groups[0]?.buckets.map(({ start }) => start) ?? [];
   const shown = groups.length > SERIES + 1 ? groups.slice(0, SERIES) : groups;
-  const series = shown.map((group, place) => ({
-    name: group.keys[0]?.value ?? "None named",
+  // By name, so that a name keeps its colour from one period to the next.
+  const series = shown.toSorted((one, other) => compareNames(nameOf(one), nameOf(other))).map((group, place) => ({
+    name: nameOf(group) ?? "None named",
     colour: place < SERIES ? place + 1 : 0,
     total: group.cost,
     costs: group.buckets.map(({ cost }) => cost),
@@ -48,8 +49,18 @@ export function chartData(groups: readonly Group[]): ChartData {
   return { starts, series, totals };
 }
 
-export function isEmpty({ totals, series }: ChartData): boolean {
-  return series.every(({ costs }) => costs.every((cost) => compareAmounts(cost, "0") === 0)) && totals.every((total) => compareAmounts(total, "0") === 0);
+function nameOf(group: Group): string | null {
+  return group.keys[0]?.value ?? null;
+}
+
+/** What named none comes last. */
+function compareNames(one: string | null, other: string | null): number {
+  if (one === null || other === null) return Number(one === null) - Number(other === null);
+  return one.localeCompare(other, "en");
+}
+
+export function isEmpty({ series }: ChartData): boolean {
+  return series.every(({ costs }) => costs.every((cost) => compareAmounts(cost, "0") === 0));
 }
 
 export type Unit = "DAY" | "MONTH" | "YEAR";
