@@ -129,10 +129,10 @@ function Card({ balance, mandate }: { balance: BalanceCardFragment; mandate: Man
 }
 
 function State({ balance: { available, isWarning, billingModel } }: { balance: BalanceCardFragment }) {
-  if (billingModel === "UNLIMITED") return <p className="chip">No limit</p>;
-  if (available != null && compareAmounts(available, "0") <= 0) return <p className="chip bad">Nothing left to spend</p>;
+  if (available == null) return <p className="chip">No limit</p>;
+  if (compareAmounts(available, "0") <= 0) return <p className="chip bad">Nothing left to spend</p>;
   if (isWarning) return <p className="chip warn">Running low</p>;
-  return <p className="chip good">In credit</p>;
+  return <p className="chip good">{billingModel === "CREDIT_POSTPAY" ? "Within the limit" : "In credit"}</p>;
 }
 
 function Outlook({ emptyOn, timeZone, available }: { emptyOn: string | null; timeZone: string; available: string | null }) {

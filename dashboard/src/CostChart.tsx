@@ -1,5 +1,5 @@
 /** What calls cost by day, month or year, stacked by provider, feature or model. */
-import { lazy, Suspense, useId, useState } from "react";
+import { lazy, Suspense, useEffect, useId, useRef, useState } from "react";
 
 import { bucketLabel, chartData, isEmpty, rangeLabel, rangeOf, type ChartData, type Unit } from "./chartData";
 import { dayOf } from "./format";
@@ -37,7 +37,17 @@ const UNITS = [["DAY", "Day"], ["MONTH", "Month"], ["YEAR", "Year"]] as const;
 const STACKS = [["PROVIDER", "Provider"], ["FEATURE", "Feature"], ["MODEL", "Model"]] as const;
 type Stack = (typeof STACKS)[number][0];
 
-export function CostChart({ mandate, userId }: { mandate: MandateInfo; userId: string | null }) {
+/** Between two readings while calls are booked one after the other. */
+const PAUSE = 5_000;
+
+interface CostChartProps {
+  mandate: MandateInfo;
+  userId: string | null;
+  /** Of the transaction written last: costs have changed. */
+  latestId: string | undefined;
+}
+
+export function CostChart({ mandate, userId, latestId }: CostChartProps) {
   const [unit, setUnit] = useState<Unit>("DAY");
   const [stack, setStack] = useState<Stack>("PROVIDER");
   const [steps, setSteps] = useState(0);
@@ -49,6 +59,15 @@ export function CostChart({ mandate, userId }: { mandate: MandateInfo; userId: s
     groupBy: [stack],
     filter: userId === null ? null : { userId },
   });
+  const pending = useRef<ReturnType<typeof setTimeout>>(undefined);
+  useEffect(() => {
+    if (latestId === undefined) return;
+    pending.current ??= setTimeout(() => {
+      pending.current = undefined;
+      retry();
+    }, PAUSE);
+  }, [latestId, retry]);
+  useEffect(() => () => { clearTimeout(pending.current); }, []);
   const report = data?.usage;
   const shown = report && chartData(report.groups);
   return (

@@ -1,7 +1,7 @@
 import { useLiveState } from "./live";
 import { signOut } from "./session";
 
-const LIVE = { connecting: "Connecting…", live: "Live", offline: "Offline" } as const;
+const LIVE = { idle: "", connecting: "Connecting…", live: "Live", offline: "Offline" } as const;
 
 interface HeaderProps {
   name: string;
@@ -17,9 +17,9 @@ export function Header({ name, mayChoose, isChoosing }: HeaderProps) {
         <a className="brand" href="#/">Billing</a>
         {mayChoose && <a className="top-link" href="#/" aria-current={isChoosing ? "page" : undefined}>Mandates</a>}
         <span className="spacer" />
-        {!isChoosing && <span className={`live ${state}`} role="status">{LIVE[state]}</span>}
+        <span className={`sign ${state}`} role="status"><span>{LIVE[state]}</span></span>
         <span className="who">{name}</span>
-        <button type="button" className="quiet" onClick={() => { signOut(); }}>Sign out</button>
+        <button type="button" className="quiet sign-out" onClick={() => { signOut(); }}>Sign out</button>
       </div>
     </header>
   );

@@ -1,10 +1,23 @@
 /** What a member sees, and an admin of the whole mandate: balance, holds, costs and transactions. */
+import { useSubscription } from "urql";
+
 import { Balance } from "./Balance";
 import { CostChart } from "./CostChart";
+import { graphql } from "./gql";
+import type { TransactionAddedSubscription } from "./gql/graphql";
 import { Holds } from "./Holds";
 import type { MandateInfo, Role } from "./MandateScreen";
 import { href } from "./route";
 import { Transactions } from "./Transactions";
+
+const TRANSACTION_ADDED = graphql(`
+  subscription TransactionAdded($mandateId: ID!) {
+    transactionAdded(mandateId: $mandateId) { id ...TransactionRow }
+  }
+`);
+
+export type Added = TransactionAddedSubscription["transactionAdded"];
+const KEPT = 100;
 
 interface OverviewProps {
   mandate: MandateInfo;
@@ -15,6 +28,11 @@ interface OverviewProps {
 
 export function Overview({ mandate, userId, role }: OverviewProps) {
   const isAdmin = role !== "MEMBER";
+  const [{ data: added = [] }] = useSubscription(
+    { query: TRANSACTION_ADDED, variables: { mandateId: mandate.id } },
+    // Several may come between two renderings: none of them is lost.
+    (before: Added[] | undefined, { transactionAdded }) => [transactionAdded, ...(before ?? [])].slice(0, KEPT),
+  );
   return (
     <>
       {userId !== null && (
@@ -26,8 +44,8 @@ export function Overview({ mandate, userId, role }: OverviewProps) {
         <Balance mandate={mandate} userId={userId} isAdmin={isAdmin} />
         <Holds mandate={mandate} userId={userId} isAdmin={isAdmin} />
       </div>
-      <CostChart mandate={mandate} userId={userId} />
-      <Transactions mandate={mandate} userId={userId} role={role} />
+      <CostChart mandate={mandate} userId={userId} latestId={added[0]?.id} />
+      <Transactions mandate={mandate} userId={userId} role={role} added={added} />
     </>
   );
 }

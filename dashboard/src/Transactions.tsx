@@ -1,6 +1,5 @@
 /** What was booked: filtered, endless, live while nothing is filtered. */
 import { useDeferredValue, useEffect, useState } from "react";
-import { useSubscription } from "urql";
 
 import { saveTransactions } from "./csv";
 import { Filters } from "./Filters";
@@ -9,6 +8,7 @@ import { graphql, readFragment } from "./gql";
 import type { TransactionRowFragment } from "./gql/graphql";
 import type { MandateInfo, Role } from "./MandateScreen";
 import { Money, When } from "./Money";
+import type { Added } from "./Overview";
 import { Empty, Loading, More, Panel, Problem } from "./Panel";
 import { useToken } from "./session";
 import { Undo } from "./Undo";
@@ -40,34 +40,25 @@ const TRANSACTIONS = graphql(`
   }
 `);
 
-const TRANSACTION_ADDED = graphql(`
-  subscription TransactionAdded($mandateId: ID!) {
-    transactionAdded(mandateId: $mandateId) { id ...TransactionRow }
-  }
-`);
-
 const REVERSIBLE = ["USAGE", "ADMIN", "PAYMENT"];
 
 interface TransactionsProps {
   mandate: MandateInfo;
   userId: string | null;
   role: Role;
+  /** Those written since this screen is open, newest first. */
+  added: Added[];
 }
 
-export function Transactions({ mandate, userId, role }: TransactionsProps) {
+export function Transactions({ mandate, userId, role, added }: TransactionsProps) {
   const [typed, setTyped] = useState(NO_FILTER);
   const filter = toFilter(useDeferredValue(typed), mandate.timeZone, userId);
   const pages = usePages(TRANSACTIONS, { mandateId: mandate.id, filter }, (data) => data.transactions);
   const { nodes, error, retry, prepend } = pages;
-  const [{ data: added }] = useSubscription({
-    query: TRANSACTION_ADDED,
-    variables: { mandateId: mandate.id },
-    pause: filter !== null,
-  });
-  const latest = added?.transactionAdded;
+  const isUnfiltered = filter === null;
   useEffect(() => {
-    if (latest && filter === null) prepend(latest);
-  }, [latest, filter, prepend]);
+    if (isUnfiltered) prepend(added);
+  }, [added, isUnfiltered, prepend]);
   const [undone, setUndone] = useState<TransactionRowFragment | null>(null);
   return (
     <Panel title="Transactions" actions={<Csv mandate={mandate} filter={filter} />}>

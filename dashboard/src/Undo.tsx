@@ -46,7 +46,7 @@ export function Undo({ mandate, row, close }: UndoProps) {
     <Dialog title="Undo this booking?" close={close}>
       <p>
         <strong>{row.description}</strong>, <Money amount={row.amount} currency={mandate.currency} />. The booking stays in
-        the history, and its opposite is written beside it. This cannot be undone again.
+        the history, and its opposite is written beside it. What is undone stays so.
       </p>
       <form onSubmit={(event) => { event.preventDefault(); void submit(new FormData(event.currentTarget)); }}>
         <FormProblems errors={errors} />

@@ -5,12 +5,14 @@ import { useSyncExternalStore } from "react";
 import { outdate } from "./revision";
 import { signOut } from "./session";
 
-export type LiveState = "connecting" | "live" | "offline";
+/** Idle where nothing on the screen is live. */
+export type LiveState = "idle" | "connecting" | "live" | "offline";
 
+const DONE = 1000;
 const REFUSED = [4401, 4403];
 const PING = 10_000;
 const listeners = new Set<() => void>();
-let state: LiveState = "connecting";
+let state: LiveState = "idle";
 
 function become(next: LiveState): void {
   state = next;
@@ -26,7 +28,6 @@ export const useLiveState = () => useSyncExternalStore(subscribe, () => state);
 
 export function openLive(token: string): Client {
   let unanswered: ReturnType<typeof setTimeout> | undefined;
-  become("connecting");
   const client = createClient({
     url: `${location.origin.replace(/^http/, "ws")}/graphql`,
     connectionParams: { Authorization: `Bearer ${token}` },
@@ -38,6 +39,9 @@ export function openLive(token: string): Client {
       await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
     },
     on: {
+      connecting: () => {
+        if (state === "idle") become("connecting");
+      },
       connected: (_socket, _payload, wasRetry) => {
         become("live");
         if (wasRetry) outdate();
@@ -48,7 +52,7 @@ export function openLive(token: string): Client {
       pong: () => { clearTimeout(unanswered); },
       closed: (event) => {
         clearTimeout(unanswered);
-        become("offline");
+        become(event instanceof CloseEvent && event.code === DONE ? "idle" : "offline");
         if (event instanceof CloseEvent && REFUSED.includes(event.code)) {
           signOut("Your sign-in is no longer valid. Sign in again.");
         }

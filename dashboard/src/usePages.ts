@@ -25,8 +25,8 @@ export interface Pages<Node> {
   error: CombinedError | null;
   more: () => void;
   retry: () => void;
-  /** Puts a node that has just come into being before the others. */
-  prepend: (node: Node) => void;
+  /** Puts nodes that have just come into being before the others. */
+  prepend: (nodes: Node[]) => void;
 }
 
 export function usePages<Data, Variables extends { first: number; after?: string | null | undefined }, Node extends { id: string }>(
@@ -74,18 +74,14 @@ export function usePages<Data, Variables extends { first: number; after?: string
       setLoaded((before) => {
         if (before?.key !== key || before.pageInfo.endCursor !== end) return before;
         if (page.error) return { ...before, error: page.error };
-        const known = new Set(before.nodes.map(({ id }) => id));
-        return { ...page, nodes: [...before.nodes, ...page.nodes.filter(({ id }) => !known.has(id))] };
+        return { ...page, nodes: join(before.nodes, page.nodes) };
       });
     });
   }, [read, key, end]);
 
   const prepend = useCallback(
-    (node: Node) => {
-      setLoaded((before) => {
-        if (before?.key !== key || before.nodes.some(({ id }) => id === node.id)) return before;
-        return { ...before, nodes: [node, ...before.nodes] };
-      });
+    (nodes: Node[]) => {
+      setLoaded((before) => (before?.key === key ? { ...before, nodes: join(nodes, before.nodes) } : before));
     },
     [key],
   );
@@ -98,4 +94,10 @@ export function usePages<Data, Variables extends { first: number; after?: string
     retry: () => { setAttempt((before) => before + 1); },
     prepend,
   };
+}
+
+/** Each node once, although it may have come by page and by subscription. */
+function join<Node extends { id: string }>(first: Node[], then: Node[]): Node[] {
+  const known = new Set(first.map(({ id }) => id));
+  return [...first, ...then.filter(({ id }) => !known.has(id))];
 }

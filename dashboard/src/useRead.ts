@@ -1,6 +1,6 @@
 /** One query, read again whenever what it shows has become old. */
 import type { TypedDocumentNode } from "@graphql-typed-document-node/core";
-import { useEffect, useRef } from "react";
+import { useCallback, useEffect, useRef } from "react";
 import { useQuery, type AnyVariables, type CombinedError } from "urql";
 
 import { useRevision } from "./revision";
@@ -25,10 +25,11 @@ export function useRead<Data, Variables extends AnyVariables>(
     seen.current = revision;
     execute({ requestPolicy: "network-only" });
   }, [revision, pause, execute]);
+  const retry = useCallback(() => { execute({ requestPolicy: "network-only" }); }, [execute]);
   return {
     data,
     error,
     isLoading: fetching || stale,
-    retry: () => { execute({ requestPolicy: "network-only" }); },
+    retry,
   };
 }
