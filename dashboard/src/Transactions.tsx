@@ -1,5 +1,5 @@
 /** What was booked: filtered, endless, live while nothing is filtered. */
-import { useDeferredValue, useEffect, useState } from "react";
+import { useDeferredValue, useState } from "react";
 
 import { saveTransactions } from "./csv";
 import { Filters } from "./Filters";
@@ -54,11 +54,10 @@ export function Transactions({ mandate, userId, role, added }: TransactionsProps
   const [typed, setTyped] = useState(NO_FILTER);
   const filter = toFilter(useDeferredValue(typed), mandate.timeZone, userId);
   const pages = usePages(TRANSACTIONS, { mandateId: mandate.id, filter }, (data) => data.transactions);
-  const { nodes, error, retry, prepend } = pages;
-  const isUnfiltered = filter === null;
-  useEffect(() => {
-    if (isUnfiltered) prepend(added);
-  }, [added, isUnfiltered, prepend]);
+  const { error, retry } = pages;
+  const known = new Set(pages.nodes?.map(({ id }) => id));
+  const fresh = filter === null ? added.filter(({ id }) => !known.has(id)) : [];
+  const nodes = pages.nodes && [...fresh, ...pages.nodes];
   const [undone, setUndone] = useState<TransactionRowFragment | null>(null);
   return (
     <Panel title="Transactions" actions={<Csv mandate={mandate} filter={filter} />}>

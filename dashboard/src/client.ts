@@ -16,7 +16,8 @@ export function connect(token: string): Connection {
     url: "/graphql",
     preferGetMethod: false,
     requestPolicy: "cache-and-network",
-    fetchOptions: { headers: { Authorization: `Bearer ${token}` } },
+    // No streams are asked for by fetch: they come through the WebSocket.
+    fetchOptions: { headers: { Authorization: `Bearer ${token}`, Accept: "application/graphql-response+json" } },
     exchanges: [
       mapExchange({
         onResult: ({ operation, error }) => {

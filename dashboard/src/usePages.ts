@@ -25,8 +25,6 @@ export interface Pages<Node> {
   error: CombinedError | null;
   more: () => void;
   retry: () => void;
-  /** Puts nodes that have just come into being before the others. */
-  prepend: (nodes: Node[]) => void;
 }
 
 export function usePages<Data, Variables extends { first: number; after?: string | null | undefined }, Node extends { id: string }>(
@@ -79,24 +77,16 @@ export function usePages<Data, Variables extends { first: number; after?: string
     });
   }, [read, key, end]);
 
-  const prepend = useCallback(
-    (nodes: Node[]) => {
-      setLoaded((before) => (before?.key === key ? { ...before, nodes: join(nodes, before.nodes) } : before));
-    },
-    [key],
-  );
-
   return {
     nodes: current && (current.nodes.length > 0 || !current.error) ? current.nodes : null,
     hasMore: end !== null,
     error: current?.error ?? null,
     more,
     retry: () => { setAttempt((before) => before + 1); },
-    prepend,
   };
 }
 
-/** Each node once, although it may have come by page and by subscription. */
+/** The second list behind the first, each node once: pages that were read at two times may overlap. */
 function join<Node extends { id: string }>(first: Node[], then: Node[]): Node[] {
   const known = new Set(first.map(({ id }) => id));
   return [...first, ...then.filter(({ id }) => !known.has(id))];
