@@ -18,7 +18,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from app import postgresql, sqlite
+from app import feed, postgresql, sqlite
 from app.lending import Lending
 from app.metrics import RETRIES
 from app.silence import SilenceWatch
@@ -115,6 +115,8 @@ class Database:
         self.under_way: set[asyncio.Task[None]] = set()
         """Units of work that several wait for: they are not broken off when one of these leaves."""
         self._waits = waits
+        self.feed = feed.Feed(None if self.is_sqlite else self._notify)
+        """What every unit of work has noted is told here, once it is committed."""
         self._probes: set[asyncio.Task[Any]] = set()
         self._watch = SilenceWatch(self._is_answering)
         if self.is_sqlite:
@@ -244,8 +246,12 @@ class Database:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with _unavailable(retried=True):
-                    async with self._connected(self._writer, by) as connection, connection.begin():
-                        return await unit(connection)
+                    async with self._connected(self._writer, by) as connection:
+                        feed.begin(connection)
+                        async with connection.begin():
+                            result = await unit(connection)
+                        self.feed.tell(feed.noted(connection))
+                        return result
             except DBAPIError as error:
                 if not _passes_on_retry(error):
                     raise
@@ -277,6 +283,23 @@ class Database:
             task.cancel()
             raise DatabaseUnavailable from TimeoutError("it does not answer")
         return task.result()
+
+    @asynccontextmanager
+    async def hearing(self) -> AsyncIterator[None]:
+        """Meanwhile the feed has the words of other processes, too, which SQLite cannot pass on."""
+        if self.is_sqlite:
+            yield
+            return
+        task = asyncio.create_task(postgresql.keep_hearing(self._prober, self.feed))
+        try:
+            yield
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _notify(self, payloads: list[str]) -> None:
+        async with self.read() as connection:
+            await connection.execute(postgresql.NOTIFY, {"payloads": payloads})
 
     def begin_by(self) -> float:
         """Until when, by the clock of the loop, the last attempt at what is asked for now begins."""
@@ -316,6 +339,7 @@ class Database:
         """Closes every pooled connection, once what is under way has ended."""
         while self.under_way:  # what ends lets the next begin
             await asyncio.gather(*self.under_way, return_exceptions=True)
+        await self.feed.flush()
         self._watch.close()
         await self._lending.give_back()
         for task in self._probes:
