@@ -8,7 +8,13 @@ import math
 import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
@@ -142,7 +148,9 @@ class Database:
         else:
             options = {
                 "connect_args": {
-                    "server_settings": _server_settings(waits),
+                    "server_settings": postgresql.server_settings(
+                        statement=waits.statement, lock=waits.lock, idle=waits.idle
+                    ),
                     "connection_class": postgresql.PromptlyClosed,
                 },
                 "hide_parameters": True,
@@ -162,7 +170,6 @@ class Database:
             event.listen(self._writer.sync_engine, "after_cursor_execute", self._watch.note_answer)
             event.listen(self._writer.sync_engine, "checkin", postgresql.note_use)
             event.listen(self._writer.sync_engine, "checkout", postgresql.try_idle)
-
         self._lending = Lending(self._reader.sync_engine)
 
     @property
@@ -284,18 +291,9 @@ class Database:
             raise DatabaseUnavailable from TimeoutError("it does not answer")
         return task.result()
 
-    @asynccontextmanager
-    async def hearing(self) -> AsyncIterator[None]:
+    def hearing(self) -> AbstractAsyncContextManager[None]:
         """Meanwhile the feed has the words of other processes, too, which SQLite cannot pass on."""
-        if self.is_sqlite:
-            yield
-            return
-        task = asyncio.create_task(postgresql.keep_hearing(self._prober, self.feed))
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        return nullcontext() if self.is_sqlite else postgresql.hearing(self._prober, self.feed)
 
     async def _notify(self, payloads: list[str]) -> None:
         async with self.read() as connection:
@@ -400,13 +398,3 @@ def _sqlstate(error: DBAPIError) -> str:
 def _sqlite_code(error: DBAPIError) -> int:
     """The extended result code; 0 where the error is not SQLite's."""
     return int(getattr(error.orig, "sqlite_errorcode", 0))
-
-
-def _server_settings(waits: Waits) -> dict[str, str]:
-    """What a connection asks of PostgreSQL as it opens: the one place where its timeouts are set."""
-    seconds = {
-        "statement_timeout": waits.statement,
-        "lock_timeout": waits.lock,
-        "idle_in_transaction_session_timeout": waits.idle,
-    }
-    return {name: f"{value * 1000:.0f}" for name, value in seconds.items() if value is not None}

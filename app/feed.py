@@ -145,6 +145,10 @@ class Feed:
             if not self._watches[mandate_id]:
                 del self._watches[mandate_id]
 
+    def count(self, viewer_id: str) -> int:
+        """How many streams this viewer has open here."""
+        return sum(watch.viewer_id == viewer_id for watch in self._all())
+
     async def is_hearing(self, seconds: float) -> bool:
         """Whether words of other processes arrive, by then."""
         with suppress(TimeoutError):

@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import time
-from contextlib import suppress
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
@@ -47,8 +48,31 @@ def try_idle(connection: Any, record: Any, _: object) -> None:
         raise InvalidatePoolError from error
 
 
-async def keep_hearing(engine: AsyncEngine, feed: Feed) -> None:
-    """Passes on what is notified, by one connection after another."""
+def server_settings(
+    *, statement: float | None, lock: float | None, idle: float | None
+) -> dict[str, str]:
+    """What a connection asks for as it opens: the one place where its timeouts, in seconds, are set."""
+    seconds = {
+        "statement_timeout": statement,
+        "lock_timeout": lock,
+        "idle_in_transaction_session_timeout": idle,
+    }
+    return {name: f"{value * 1000:.0f}" for name, value in seconds.items() if value is not None}
+
+
+@asynccontextmanager
+async def hearing(engine: AsyncEngine, feed: Feed) -> AsyncIterator[None]:
+    """Passes what is notified on to the feed, meanwhile."""
+    task = asyncio.create_task(_keep_hearing(engine, feed))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _keep_hearing(engine: AsyncEngine, feed: Feed) -> None:
+    """By one connection after another."""
     while True:
         try:
             await _hear(engine, feed)

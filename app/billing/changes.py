@@ -1,14 +1,14 @@
 """Balances and transactions as they change: streams for those who may see them, checked anew each time."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import bindparam, select
 
 from app.billing.accounts import BalanceView, find_balance
-from app.billing.errors import Unavailable
+from app.billing.errors import BadInput, Unavailable
 from app.billing.models import transactions
 from app.billing.types import is_among
 from app.billing.viewer import Viewer, sees
@@ -21,6 +21,8 @@ PACE_SECONDS = 0.25
 LOOK_SECONDS = 10.0
 """So often a stream looks even if it has heard nothing: a hold may have run out, a role been taken."""
 PAGE = 100
+MAX_STREAMS = 100
+"""Of one viewer, in one process."""
 
 Look = Callable[[], Awaitable[Viewer]]
 """Who watches, with the roles held right now."""
@@ -36,13 +38,13 @@ _ADDED_OF_USER = Statement(_BY_ID.where(transactions.c.user_id == bindparam("onl
 
 async def balance_changes(
     database: Database, look: Look, mandate_id: str, user_id: str | None
-) -> AsyncIterator[BalanceView]:
+) -> AsyncGenerator[BalanceView, None]:
     """The balance that `find_balance` finds, at once and whenever it has changed.
 
     It ends where the mandate is not, or no longer, the viewer's; errors are those of `find_balance`.
     Unavailable where the server is ending.
     """
-    viewer = await look()
+    viewer = await _first_look(database, look)
     shown: BalanceView | None = None
     with database.feed.watch(mandate_id, viewer.user_id) as watch:
         while found := await find_balance(database, viewer, mandate_id, user_id):
@@ -54,13 +56,15 @@ async def balance_changes(
             viewer = await look()
 
 
-async def added_transactions(database: Database, look: Look, mandate_id: str) -> AsyncIterator[Any]:
+async def added_transactions(
+    database: Database, look: Look, mandate_id: str
+) -> AsyncGenerator[Any, None]:
     """The transactions that are written from now on and that the viewer may see, in their order.
 
     It ends where the mandate is not, or no longer, the viewer's. Unavailable where some may be missing,
     as for a client that is too slow, and where the server is ending.
     """
-    viewer = await look()
+    viewer = await _first_look(database, look)
     with database.feed.watch(mandate_id, viewer.user_id) as watch:
         if not await database.feed.is_hearing(LAST_WAIT_SECONDS):
             watch.lose()
@@ -78,6 +82,13 @@ async def added_transactions(database: Database, look: Look, mandate_id: str) ->
             else:
                 await _next(watch)
                 viewer = await look()
+
+
+async def _first_look(database: Database, look: Look) -> Viewer:
+    viewer = await look()
+    if database.feed.count(viewer.user_id) >= MAX_STREAMS:
+        raise BadInput(f"You have {MAX_STREAMS} subscriptions here: end some of them first.")
+    return viewer
 
 
 async def _added(

@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from app.billing.alerts import alert_level, alert_notices, notice, those_with_room
 from app.billing.audit import note_event
 from app.billing.bulk import insert_rows, update_rows
+from app.billing.checks import same_content
 from app.billing.directory import Member, members_by_user
 from app.billing.enums import (
     AccountType,
@@ -392,18 +393,3 @@ async def in_ledger(
         return result
 
     return await database.write(unit)
-
-
-def same_content(row: Any, content_hash: str) -> Any:
-    """The row that an idempotency key has written, or None; IDEMPOTENCY_CONFLICT for other content."""
-    if row is not None and row.content_hash != content_hash:
-        raise conflict(
-            "This idempotency_key was used with other content: use a new key for a new operation.",
-            "idempotency_key",
-        )
-    return row
-
-
-def conflict(message: str, field: str) -> BillingError:
-    """What was done once cannot be done again with other content."""
-    return BillingError(UserErrorCode.IDEMPOTENCY_CONFLICT, message, field)
