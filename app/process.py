@@ -146,10 +146,10 @@ class _Workers(multiprocess.Multiprocess):
                 worker.terminate()
 
 
-def serve(settings: Settings, host: str, port: int, workers: int, drain: float) -> None:
+def serve(settings: Settings, host: str, port: int, workers: int, drain: float, demo: bool) -> None:
     """Serves until a signal ends it; SystemExit where the server cannot start."""
     config = _Config(
-        "app.server:create_app",
+        "app.server:create_demo_app" if demo else "app.server:create_app",
         factory=True,
         host=host,
         port=port,

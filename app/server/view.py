@@ -14,10 +14,9 @@ import orjson
 from graphql import GraphQLError, OperationType
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocket
-from strawberry.http.ides import get_graphql_ide_html
 from strawberry.types import ExecutionResult
 
 from app.billing.errors import BadInput, RequestError, Unauthenticated
@@ -26,6 +25,7 @@ from app.config import Environment, Settings
 from app.database import Database
 from app.logs import request_id
 from app.rate_limit import RateLimiter
+from app.server import pages
 from app.server.answers import GRAPHQL_JSON, JSON, answer, explained, refusal
 from app.server.door import Doorkeeper
 from app.server.streams import EVENTS, EventStream, Socket, shown
@@ -114,7 +114,7 @@ class GraphQLView:
         if request.method not in ("GET", "POST"):  # Starlette adds HEAD, which must change nothing
             raise HTTPException(405, "Send GET or POST.", {"Allow": "GET, POST"})
         if self._in_development and _wants_page(request):
-            return HTMLResponse(get_graphql_ide_html(graphql_ide="graphiql"))
+            return pages.graphiql()
         query, variables, operation_name = _members(await _read(request))
         if request.method == "GET" and _is_change(query, operation_name):
             raise HTTPException(405, "Send a mutation by POST.", {"Allow": "POST"})
