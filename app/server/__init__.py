@@ -19,6 +19,7 @@ from app.server.door import Doorkeeper
 from app.server.exports import export
 from app.server.metrics import metrics
 from app.server.middleware import surround
+from app.server.persisted import PersistedDocuments
 from app.server.probes import Probes
 from app.server.view import GraphQLView
 from schema import schema
@@ -47,7 +48,8 @@ def create_app(settings: Settings | None = None) -> Starlette:
                 yield
 
     door = Doorkeeper(settings, database)
-    view = GraphQLView(settings, database, door, limiter)
+    documents = PersistedDocuments(settings)
+    view = GraphQLView(settings, database, door, limiter, documents)
     probes = Probes(database)
     routes = [
         Route("/graphql", view, methods=["GET", "POST"]),

@@ -23,8 +23,9 @@ from app.config import Environment, Settings
 from app.database import Database
 from app.logs import request_id
 from app.rate_limit import RateLimiter
-from app.server.answers import GRAPHQL_JSON, JSON, answer, explained, refusal
+from app.server.answers import GRAPHQL_JSON, JSON, STATUS, answer, explained, refusal
 from app.server.door import Doorkeeper
+from app.server.persisted import PersistedDocuments
 from schema import schema
 from schema.context import Context
 from schema.validation import parse_document, select_operation
@@ -36,6 +37,7 @@ BODY_SECONDS = 30
 _MAX_ACCEPT = 1000
 _TOO_LARGE = f"A request has at most {MAX_BODY:,} bytes."
 _REFUSED = {"code": "BAD_USER_INPUT"}
+_STATUS = {**STATUS, "BAD_USER_INPUT": 400, "PERSISTED_QUERY_NOT_FOUND": 200}
 _MEMBERS = (
     ("query", str, "a string"),
     ("variables", dict, "an object"),
@@ -81,13 +83,19 @@ class GraphQLView:
     """The endpoint: an ASGI application."""
 
     def __init__(
-        self, settings: Settings, database: Database, door: Doorkeeper, limiter: RateLimiter
+        self,
+        settings: Settings,
+        database: Database,
+        door: Doorkeeper,
+        limiter: RateLimiter,
+        documents: PersistedDocuments,
     ) -> None:
         self._in_development = settings.environment == Environment.DEVELOPMENT
         self._database = database
         self._providers = settings.providers
         self._door = door
         self._limiter = limiter
+        self._documents = documents
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = BoundedRequest(scope, receive)
@@ -100,7 +108,7 @@ class GraphQLView:
             response = refusal(error.detail, _REFUSED, error.status_code, media_type)
             response.headers.update(error.headers or {})
         except Exception as error:
-            response = explained(error, media_type=media_type)
+            response = explained(error, _STATUS, media_type)
         await response(scope, receive, send)
 
     async def _respond(self, request: Request, media_type: str) -> Response:
@@ -113,9 +121,8 @@ class GraphQLView:
         for name, python_type, json_type in _MEMBERS:
             if not isinstance(asked.get(name), python_type | None):
                 raise HTTPException(400, f"{name} must be {json_type} or null.")
-        query, variables, operation_name = (asked.get(name) for name, *_ in _MEMBERS[:3])
-        if not query:
-            raise HTTPException(400, "There is no query: send GraphQL in the member `query`.")
+        query = self._documents.resolve_document(asked)
+        variables, operation_name = asked.get("variables"), asked.get("operationName")
         if request.method == "GET" and _is_change(query, operation_name):
             raise HTTPException(405, "Send a mutation by POST.", {"Allow": "POST"})
         result = await schema.execute(
