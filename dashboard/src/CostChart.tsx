@@ -1,5 +1,5 @@
 /** What calls cost by day, month or year, stacked by provider, feature or model. */
-import { lazy, Suspense, useEffect, useId, useRef, useState } from "react";
+import { Component, lazy, Suspense, useEffect, useId, useRef, useState, type ReactNode } from "react";
 
 import { bucketLabel, chartData, isEmpty, rangeLabel, rangeOf, type ChartData, type Unit } from "./chartData";
 import { dayOf } from "./format";
@@ -96,14 +96,29 @@ export function CostChart({ mandate, userId, latestId }: CostChartProps) {
       {shown && isEmpty(shown) && <Empty title="No cost in this time">Choose an earlier one.</Empty>}
       {shown && !isEmpty(shown) && (
         <div className={isLoading ? "dimmed" : undefined}>
-          <Suspense fallback={<Loading rows={6} />}>
-            <Bars data={shown} unit={unit} mandate={mandate} />
-          </Suspense>
+          <Otherwise text="The chart could not be loaded: reload the page. Its figures are in the table.">
+            <Suspense fallback={<Loading rows={6} />}>
+              <Bars data={shown} unit={unit} mandate={mandate} />
+            </Suspense>
+          </Otherwise>
           <Table data={shown} unit={unit} mandate={mandate} />
         </div>
       )}
     </Panel>
   );
+}
+
+/** A file that does not come, such as one of an older version, takes nothing else of the page with it. */
+class Otherwise extends Component<{ text: string; children: ReactNode }> {
+  override state = { hasFailed: false };
+
+  static getDerivedStateFromError() {
+    return { hasFailed: true };
+  }
+
+  override render() {
+    return this.state.hasFailed ? <p className="notice" role="alert">{this.props.text}</p> : this.props.children;
+  }
 }
 
 interface ChoiceProps<Value extends string> {
