@@ -1,4 +1,5 @@
 /** The balance, live, and how long it will last. */
+import { useEffect } from "react";
 import { useSubscription } from "urql";
 
 import { compareAmounts, dayOf, formatDay, formatDistance } from "./format";
@@ -7,6 +8,7 @@ import type { BalanceCardFragment } from "./gql/graphql";
 import type { MandateInfo } from "./MandateScreen";
 import { Money, When } from "./Money";
 import { Empty, Loading, Panel, Problem } from "./Panel";
+import { useFollow } from "./useFollow";
 import { useRead } from "./useRead";
 
 const CARD = graphql(`
@@ -56,9 +58,12 @@ interface BalanceProps {
   mandate: MandateInfo;
   userId: string | null;
   isAdmin: boolean;
+  /** Of the transaction written last: the sum of all accounts has changed. */
+  latestId: string | undefined;
+  heldChanged: (held: string) => void;
 }
 
-export function Balance({ mandate, userId, isAdmin }: BalanceProps) {
+export function Balance({ mandate, userId, isAdmin, latestId, heldChanged }: BalanceProps) {
   const asked = { mandateId: mandate.id, userId };
   const { data, error, retry } = useRead(BALANCE, { ...asked, isAdmin: isAdmin && userId === null });
   const wasRead = readFragment(CARD, data?.mandate?.balance);
@@ -66,6 +71,11 @@ export function Balance({ mandate, userId, isAdmin }: BalanceProps) {
   const hasChanged = readFragment(CARD, change?.balanceChanged);
   const balance = newest(wasRead, hasChanged);
   const { accounts } = data ?? {};
+  useFollow(accounts ? latestId : undefined, retry);
+  const held = balance?.held;
+  useEffect(() => {
+    if (held !== undefined) heldChanged(held);
+  }, [held, heldChanged]);
   const limit = userId === null && data?.viewer.memberships.find((each) => each.mandate.id === mandate.id)?.spendLimit;
   const { currency, timeZone } = mandate;
   return (
@@ -121,8 +131,8 @@ function Card({ balance, mandate }: { balance: BalanceCardFragment; mandate: Man
         <Fact name="Held" amount={balance.held} currency={currency} />
         {creditLimit != null && <Fact name="Credit limit" amount={creditLimit} currency={currency} />}
         {available != null && <Fact name="Warning at" amount={balance.warningThreshold} currency={currency} />}
-        {forecast && <Fact name="A day, of the last 7" amount={forecast.dailyCost7} currency={currency} />}
-        {forecast && <Fact name="A day, of the last 30" amount={forecast.dailyCost30} currency={currency} />}
+        {forecast && <Fact name="Daily cost, 7 days" amount={forecast.dailyCost7} currency={currency} />}
+        {forecast && <Fact name="Daily cost, 30 days" amount={forecast.dailyCost30} currency={currency} />}
       </dl>
     </>
   );

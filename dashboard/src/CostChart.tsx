@@ -1,5 +1,5 @@
 /** What calls cost by day, month or year, stacked by provider, feature or model. */
-import { Component, lazy, Suspense, useEffect, useId, useRef, useState, type ReactNode } from "react";
+import { Component, lazy, Suspense, useId, useState, type ReactNode } from "react";
 
 import { bucketLabel, chartData, isEmpty, rangeLabel, rangeOf, type ChartData, type Unit } from "./chartData";
 import { dayOf } from "./format";
@@ -7,6 +7,7 @@ import { graphql } from "./gql";
 import type { MandateInfo } from "./MandateScreen";
 import { Money } from "./Money";
 import { Empty, Loading, Panel, Problem } from "./Panel";
+import { useFollow } from "./useFollow";
 import { useRead } from "./useRead";
 
 const USAGE = graphql(`
@@ -37,9 +38,6 @@ const UNITS = [["DAY", "Day"], ["MONTH", "Month"], ["YEAR", "Year"]] as const;
 const STACKS = [["PROVIDER", "Provider"], ["FEATURE", "Feature"], ["MODEL", "Model"]] as const;
 type Stack = (typeof STACKS)[number][0];
 
-/** Between two readings while calls are booked one after the other. */
-const PAUSE = 5_000;
-
 interface CostChartProps {
   mandate: MandateInfo;
   userId: string | null;
@@ -59,15 +57,7 @@ export function CostChart({ mandate, userId, latestId }: CostChartProps) {
     groupBy: [stack],
     filter: userId === null ? null : { userId },
   });
-  const pending = useRef<ReturnType<typeof setTimeout>>(undefined);
-  useEffect(() => {
-    if (latestId === undefined) return;
-    pending.current ??= setTimeout(() => {
-      pending.current = undefined;
-      retry();
-    }, PAUSE);
-  }, [latestId, retry]);
-  useEffect(() => () => { clearTimeout(pending.current); }, []);
+  useFollow(latestId, retry);
   const report = data?.usage;
   const shown = report && chartData(report.groups);
   return (

@@ -3,6 +3,7 @@ import { graphql } from "./gql";
 import type { MandateInfo } from "./MandateScreen";
 import { Money, When } from "./Money";
 import { Empty, Loading, More, Panel, Problem } from "./Panel";
+import { useFollow } from "./useFollow";
 import { usePages } from "./usePages";
 
 const HOLDS = graphql(`
@@ -25,11 +26,14 @@ interface HoldsProps {
   mandate: MandateInfo;
   userId: string | null;
   isAdmin: boolean;
+  /** Changes with what is held. */
+  moved: string;
 }
 
-export function Holds({ mandate, userId, isAdmin }: HoldsProps) {
+export function Holds({ mandate, userId, isAdmin, moved }: HoldsProps) {
   const pages = usePages(HOLDS, { mandateId: mandate.id, userId }, (data) => data.holds);
   const { nodes, error, retry } = pages;
+  useFollow(moved, retry);
   return (
     <Panel title="Held for running calls" className={nodes?.length === 0 ? "fills" : ""}>
       {!nodes && !error && <Loading />}

@@ -1,4 +1,5 @@
 /** What a member sees, and an admin of the whole mandate: balance, holds, costs and transactions. */
+import { useState } from "react";
 import { useSubscription } from "urql";
 
 import { Balance } from "./Balance";
@@ -33,6 +34,8 @@ export function Overview({ mandate, userId, role }: OverviewProps) {
     // Several may come between two renderings: none of them is lost.
     (before: Added[] | undefined, { transactionAdded }) => [transactionAdded, ...(before ?? [])].slice(0, KEPT),
   );
+  const latestId = added[0]?.id;
+  const [held, setHeld] = useState("");
   return (
     <>
       {userId !== null && (
@@ -41,10 +44,10 @@ export function Overview({ mandate, userId, role }: OverviewProps) {
         </p>
       )}
       <div className="grid">
-        <Balance mandate={mandate} userId={userId} isAdmin={isAdmin} />
-        <Holds mandate={mandate} userId={userId} isAdmin={isAdmin} />
+        <Balance mandate={mandate} userId={userId} isAdmin={isAdmin} latestId={latestId} heldChanged={setHeld} />
+        <Holds mandate={mandate} userId={userId} isAdmin={isAdmin} moved={`${held} ${latestId ?? ""}`} />
       </div>
-      <CostChart mandate={mandate} userId={userId} latestId={added[0]?.id} />
+      <CostChart mandate={mandate} userId={userId} latestId={latestId} />
       <Transactions mandate={mandate} userId={userId} role={role} added={added} />
     </>
   );

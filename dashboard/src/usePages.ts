@@ -77,12 +77,14 @@ export function usePages<Data, Variables extends { first: number; after?: string
     });
   }, [read, key, end]);
 
+  const retry = useCallback(() => { setAttempt((before) => before + 1); }, []);
+
   return {
     nodes: current && (current.nodes.length > 0 || !current.error) ? current.nodes : null,
     hasMore: end !== null,
     error: current?.error ?? null,
     more,
-    retry: () => { setAttempt((before) => before + 1); },
+    retry,
   };
 }
 

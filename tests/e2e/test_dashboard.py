@@ -42,14 +42,22 @@ def book(address: str, tokens: dict[str, str]) -> Book:
             "idempotencyKey": str(uuid.uuid4()),
         }
         query = "mutation($input: RecordUsageInput!) { recordUsage(input: $input) { results { outcome } } }"
-        answer = httpx.post(
-            f"{address}/graphql",
-            headers={"Authorization": f"Bearer {tokens['gateway']}"},
-            json={"query": query, "variables": {"input": {"events": [event]}}},
-        ).json()
-        assert answer["data"]["recordUsage"]["results"] == [{"outcome": "RECORDED"}]
+        answer = _as_gateway(address, tokens, query, {"events": [event]})
+        assert answer["recordUsage"]["results"] == [{"outcome": "RECORDED"}]
 
     return book
+
+
+def _as_gateway(
+    address: str, tokens: dict[str, str], query: str, given: dict[str, Any]
+) -> dict[str, Any]:
+    answer = httpx.post(
+        f"{address}/graphql",
+        headers={"Authorization": f"Bearer {tokens['gateway']}"},
+        json={"query": query, "variables": {"input": given}},
+    )
+    data: dict[str, Any] = answer.json()["data"]
+    return data
 
 
 @pytest.fixture
@@ -120,6 +128,28 @@ def test_a_booking_moves_balance_and_list_without_a_reload(
     after = before - Decimal("0.000000001")
     expect(page.get_by_test_id("balance")).to_contain_text(f"{after:.9f}".rstrip("0")[-4:])
     assert balance(page) == after
+
+
+def test_a_hold_is_shown_while_its_call_runs(
+    signed_in: Callable[..., Page], address: str, tokens: dict[str, str]
+) -> None:
+    page = signed_in("member-one")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    held = part(page, "Held for running calls")
+    expect(held).to_contain_text("Nothing is held")
+    query = "mutation($input: CreateHoldInput!) { createHold(input: $input) { hold { id } } }"
+    call = {"mandateId": "demo-university", "userId": "member-one"}
+    key = str(uuid.uuid4())
+    answer = _as_gateway(
+        address, tokens, query, call | {"amount": "0.375", "featureCode": "chat", "idempotencyKey": key}
+    )
+    expect(held.get_by_role("listitem")).to_contain_text("0.375")
+    expect(held.get_by_role("listitem")).to_contain_text("chat")
+    expect(part(page, "Balance of Member One")).to_contain_text("0.375")
+    query = "mutation($input: ReleaseHoldInput!) { releaseHold(input: $input) { hold { id } } }"
+    hold_id = answer["createHold"]["hold"]["id"]
+    _as_gateway(address, tokens, query, {"mandateId": "demo-university", "holdId": hold_id})
+    expect(held).to_contain_text("Nothing is held")
 
 
 def test_what_was_missed_while_offline_is_there_after_the_reconnect(
