@@ -1,12 +1,13 @@
 """The HTTP server: GraphQL and exports over one database. The only package that imports the schema."""
 
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from typing import Any
 
 from starlette.applications import Starlette
-from starlette.routing import BaseRoute, Route
+from starlette.routing import BaseRoute, Route, WebSocketRoute
 
 from app.config import Environment, Settings, load_settings
 from app.database import PROMPT, Database, DatabaseUnavailable
@@ -38,20 +39,21 @@ def create_app(settings: Settings | None = None, demo: bool = False) -> Starlett
     limiter = RateLimiter(settings)
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: Starlette) -> AsyncIterator[Mapping[str, Any]]:
         async with database, limiter:
             try:
                 await check_revision(database)
             except DatabaseUnavailable:
                 logger.warning("The database cannot be reached: the server is not ready yet.")
-            async with dispatching(settings, database):
-                yield
+            async with dispatching(settings, database), database.hearing():
+                yield {"end_streams": database.feed.end}
 
     door = Doorkeeper(settings, database)
     view = GraphQLView(settings, database, door, limiter)
     probes = Probes(database)
     routes: list[BaseRoute] = [
         Route("/graphql", view, methods=["GET", "POST"]),
+        WebSocketRoute("/graphql", view.connect),
         Route("/livez", probes.livez, methods=["GET"]),
         Route("/readyz", probes.readyz, methods=["GET"]),
         Route("/", pages.dashboard, methods=["GET"]),

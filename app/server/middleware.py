@@ -58,11 +58,19 @@ class RequestMiddleware:
         self._in_production = in_production
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
         begun = perf_counter()
         request_id = _request_id(scope)
+        if scope["type"] == "websocket":
+            with logs.request(request_id):
+                try:
+                    await self._app(scope, receive, send)
+                finally:
+                    told = {"path": scope["path"][:_MAX_PATH], "duration_ms": _ms(begun)}
+                    logger.info("websocket", extra=told)
+            return
         route = self._route(scope["path"])
         status, size = GONE, 0
 
@@ -89,13 +97,12 @@ class RequestMiddleware:
                     status = 500
                     raise
             finally:
-                took = perf_counter() - begun
-                REQUESTS.labels(route, str(status)).observe(took)
+                REQUESTS.labels(route, str(status)).observe(perf_counter() - begun)
                 told = {
                     "method": scope["method"],
                     "path": scope["path"][:_MAX_PATH],
                     "status": status,
-                    "duration_ms": round(took * 1000, 2),
+                    "duration_ms": _ms(begun),
                     "bytes": size,
                 }
                 logger.info("request", extra=told)
@@ -140,6 +147,10 @@ def surround(app: Starlette, settings: Settings, database: Database) -> ASGIApp:
     mounts = {route.path for route in app.routes if isinstance(route, Mount)}
     in_production = settings.environment == Environment.PRODUCTION
     return RequestMiddleware(stack, routes, mounts, in_production)
+
+
+def _ms(begun: float) -> float:
+    return round((perf_counter() - begun) * 1000, 2)
 
 
 def _request_id(scope: Scope) -> str:
