@@ -147,6 +147,10 @@ def serve(
 ) -> None:
     """Serves the GraphQL API and the pages. The database must be migrated."""
     settings = load_settings(workers)
+    if settings.trusted_documents:
+        from app.server.persisted import trusted_documents  # noqa: PLC0415  (as export-schema)
+
+        trusted_documents(settings)  # a worker that finds a fault is started again for ever
 
     async def prepare() -> None:
         async with _migrated(settings, PROMPT) as database:

@@ -20,6 +20,7 @@ from sqlalchemy.exc import ArgumentError
 from app.billing.checks import check_name
 from app.billing.errors import BillingError
 from app.jwks import WrongKeySet, read_key_set
+from app.trusted_documents import WrongManifest, read_manifest
 
 MIN_SECRET_BYTES = 32
 """What HS256 needs: a shorter key can be guessed."""
@@ -88,6 +89,7 @@ class Settings(BaseSettings):
     rate_limit_writes: int = 10
     rate_limit_spends: int = 0
     cors_origins: Annotated[tuple[str, ...], NoDecode] = ()
+    trusted_documents: Path | None = None
     metrics: bool = False
     tracing: bool = False
 
@@ -264,6 +266,16 @@ class Settings(BaseSettings):
                     f" https://app.example.com, {schemes}in lower case and without a path"
                 )
         return origins
+
+    @field_validator("trusted_documents")
+    @classmethod
+    def _check_trusted_documents(cls, value: Path | None) -> Path | None:
+        if value is not None:
+            try:
+                read_manifest(value)
+            except WrongManifest as fault:
+                raise ValueError(str(fault)) from None
+        return value
 
     @field_validator("tracing")
     @classmethod

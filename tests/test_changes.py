@@ -16,11 +16,12 @@ from app.billing import changes
 from app.billing.accounts import update_account
 from app.billing.changes import added_transactions, balance_changes
 from app.billing.directory import remove_membership
-from app.billing.enums import MembershipRole
+from app.billing.enums import MembershipRole, UserKind
 from app.billing.errors import BadInput, Forbidden, Unauthenticated, Unavailable
 from app.billing.models import accounts, mandates
 from app.billing.viewer import OPERATOR, load_viewer
 from app.database import Database
+from schema import schema
 from tests.world import (
     CREDIT_POSTPAY,
     MANDATE,
@@ -141,10 +142,16 @@ async def _items(queue: asyncio.Queue[Any]) -> AsyncIterator[Any]:
 async def acme(listening: Database) -> Database:
     """MANDATE under PREPAY_USER with alice and bob as members, ada as its admin, and root."""
     await add_user(listening, "root", is_sys_admin=True)
+    await add_user(listening, "gateway", kind=UserKind.SERVICE)
     await add_mandate(listening, model=PREPAY_USER, users=("alice", "bob"), default_user_credit=0)
     await add_member(listening, "ada", role=MembershipRole.ADMIN)
     await add_mandate(listening, OTHER_MANDATE, users=("sven",))
     return listening
+
+
+def test_what_can_be_watched_is_tested_here() -> None:
+    root = schema._schema.subscription_type
+    assert root and set(root.fields) == {"balanceChanged", "transactionAdded"}
 
 
 async def test_a_balance_is_told_at_once_and_when_it_changes(acme: Database) -> None:
@@ -235,7 +242,12 @@ async def test_a_hold_that_runs_out_is_seen_without_a_word(
 
 @pytest.mark.parametrize(
     ("who", "seen"),
-    [("alice", ["alice"]), ("ada", ["alice", "bob", None]), ("root", ["alice", "bob", None])],
+    [
+        ("alice", ["alice"]),
+        ("ada", ["alice", "bob", None]),
+        ("gateway", ["alice", "bob", None]),
+        ("root", ["alice", "bob", None]),
+    ],
 )
 async def test_transactions_are_told_to_those_who_may_see_them(
     acme: Database, who: str, seen: list[str | None]

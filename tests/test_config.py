@@ -2,6 +2,7 @@
 
 import base64
 import os
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -275,6 +276,37 @@ def test_keys_come_from_one_place(environment: pytest.MonkeyPatch, tmp_path: Pat
     assert message == "BILLING_JWKS_FILE and BILLING_JWKS_URL exclude each other."
 
 
+HASH = sha256(b"{ viewer { isSysAdmin } }").hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (None, "cannot be read: No such file or directory"),
+        (b"", "is no manifest: a JSON object of documents by their SHA-256"),
+        (b"\xff", "is no manifest: a JSON object of documents by their SHA-256"),
+        (b"[]", "is no manifest: a JSON object of documents by their SHA-256"),
+        (b"{}", "is no manifest: a JSON object of documents by their SHA-256"),
+        (b'{"hunter2": "{ viewer }"}', "has faults: key 1 is no SHA-256 in lower-case hexadecimal"),
+        (
+            f'{{"{HASH}": "{{ hunter2 }}", "sha256:{HASH}": 2, "{HASH.upper()}": "hunter2"}}'.encode(),
+            f"has faults: {HASH} is not the SHA-256 of its document, sha256:{HASH} is not the"
+            " SHA-256 of its document, key 3 is no SHA-256 in lower-case hexadecimal",
+        ),
+        (b" " * (16 * 1024 * 1024 + 1), "is larger than 16 MiB"),
+    ],
+    ids=range(8),
+)
+def test_a_manifest_of_trusted_documents_is_refused(
+    environment: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None, told: str
+) -> None:
+    file = tmp_path / "persisted-documents.json"
+    if content is not None:
+        file.write_bytes(content)
+    message = fault(environment, BILLING_TRUSTED_DOCUMENTS=str(file))
+    assert message == f"BILLING_TRUSTED_DOCUMENTS {told}."
+
+
 def test_one_message_lists_every_fault_and_no_value(environment: pytest.MonkeyPatch) -> None:
     message = fault(
         environment,
@@ -288,6 +320,7 @@ def test_one_message_lists_every_fault_and_no_value(environment: pytest.MonkeyPa
         BILLING_SMTP_URL="http://root:hunter2@localhost",
         BILLING_WEBHOOK_URL="smtp://root:hunter2@localhost",
         BILLING_WEBHOOK_SECRET="hunter3",
+        BILLING_TRUSTED_DOCUMENTS="/no/such/hunter3",
         BILLING_DATABASE="hunter3",
     )
     for name in (
@@ -301,6 +334,7 @@ def test_one_message_lists_every_fault_and_no_value(environment: pytest.MonkeyPa
         "SMTP_URL",
         "WEBHOOK_URL",
         "WEBHOOK_SECRET",
+        "TRUSTED_DOCUMENTS",
     ):
         assert message.count(f"BILLING_{name} ") == 1
     assert "BILLING_DATABASE is no setting: there are BILLING_ENVIRONMENT, " in message

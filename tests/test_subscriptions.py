@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -19,6 +20,7 @@ from app.auth import issue_token
 from app.billing.enums import MembershipRole
 from app.config import Settings
 from app.database import Database
+from app.trusted_documents import hash_of
 from tests.servers import Server, running
 from tests.world import (
     MANDATE,
@@ -71,16 +73,16 @@ class Socket:
     """A client of graphql-transport-ws."""
 
     def __init__(self, connection: ClientConnection) -> None:
-        self._connection = connection
+        self.connection = connection
 
     async def say(self, message: Any) -> None:
-        await self._connection.send(
+        await self.connection.send(
             message if isinstance(message, str | bytes) else orjson.dumps(message).decode()
         )
 
     async def hear(self) -> Message:
         async with asyncio.timeout(SECONDS):
-            return dict(orjson.loads(await self._connection.recv()))
+            return dict(orjson.loads(await self.connection.recv()))
 
     async def subscribe(self, query: str, id: str = "1", **variables: Any) -> None:  # noqa: A002
         payload = {"query": query, "variables": variables}
@@ -105,18 +107,21 @@ class Socket:
         async with asyncio.timeout(SECONDS):
             with pytest.raises(ConnectionClosed) as closed:
                 while True:
-                    await self._connection.recv()
+                    await self.connection.recv()
         assert closed.value.rcvd
         return closed.value.rcvd.code, closed.value.rcvd.reason
 
 
 @asynccontextmanager
-async def connected(server: Server, *protocols: str) -> AsyncIterator[Socket]:
+async def connected(
+    server: Server, *protocols: str, sock: socket.socket | None = None
+) -> AsyncIterator[Socket]:
     address = server.address.replace("http", "ws") + "/graphql?token=hidden"
     async with connect(
         address,
         subprotocols=[Subprotocol(name) for name in protocols or ("graphql-transport-ws",)],
         max_size=None,
+        sock=sock,
     ) as connection:
         yield Socket(connection)
 
@@ -192,7 +197,7 @@ async def open_streams(server: Server) -> int:
 
 
 async def none_is_open(server: Server) -> bool:
-    deadline = time.monotonic() + SECONDS
+    deadline = time.monotonic() + 3 * SECONDS
     while await open_streams(server):
         if time.monotonic() > deadline:
             return False
@@ -405,6 +410,18 @@ async def test_queries_and_mutations_run_over_both(server: Server) -> None:
     assert told[0][1]["data"] == {"viewer": {"user": {"id": "alice"}}}
 
 
+async def test_a_document_is_known_by_its_hash(server: Server) -> None:
+    persisted = {"persistedQuery": {"version": 1, "sha256Hash": hash_of(BALANCE)}}
+    payload = {"variables": {"m": MANDATE}, "extensions": persisted}
+    async with signed_in(server, "alice") as socket:
+        await socket.say({"id": "1", "type": "subscribe", "payload": payload})
+        assert await socket.codes() == ["PERSISTED_QUERY_NOT_FOUND"]
+        for text in ({"query": BALANCE}, {}):
+            await socket.say({"id": "1", "type": "subscribe", "payload": payload | text})
+            await socket.data()
+            await socket.say({"id": "1", "type": "complete"})
+
+
 async def test_a_subscription_needs_a_stream(server: Server) -> None:
     async with httpx.AsyncClient() as client:
         response = await client.post(
@@ -424,19 +441,20 @@ async def test_a_connection_has_so_many_operations(server: Server) -> None:
 
 
 async def test_who_reads_too_slowly_is_dropped(server: Server) -> None:
-    """The buffers of the system hold megabytes: so much more is asked for and never read."""
+    """More is asked for than the buffers of the system hold, and it is never read."""
     many = "{ __schema { types { name description fields { name description } } } }"
-    async with connected(server) as socket:
-        reader = socket._connection
-        await socket.say(
-            {"type": "connection_init", "payload": {"Authorization": f"Bearer {token('alice')}"}}
-        )
-        await socket.hear()
-        await socket.subscribe(BALANCE, "watch", m=MANDATE)
-        await socket.data()
-        reader.transport.pause_reading()
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.connect(("127.0.0.1", int(server.address.rpartition(":")[2])))
+    async with connected(server, sock=client) as slow:
+        payload = {"Authorization": f"Bearer {token('alice')}"}
+        await slow.say({"type": "connection_init", "payload": payload})
+        await slow.hear()
+        await slow.subscribe(BALANCE, "watch", m=MANDATE)
+        await slow.data()
+        slow.connection.transport.pause_reading()
         for number in range(99):
-            await socket.subscribe(many, str(number))
+            await slow.subscribe(many, str(number))
         assert await none_is_open(server)
 
 

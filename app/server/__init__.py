@@ -21,6 +21,7 @@ from app.server.door import Doorkeeper
 from app.server.exports import export
 from app.server.metrics import metrics
 from app.server.middleware import surround
+from app.server.persisted import PersistedDocuments
 from app.server.probes import Probes
 from app.server.view import GraphQLView
 from schema import schema
@@ -49,7 +50,8 @@ def create_app(settings: Settings | None = None, demo: bool = False) -> Starlett
                 yield {"end_streams": database.feed.end}
 
     door = Doorkeeper(settings, database)
-    view = GraphQLView(settings, database, door, limiter)
+    documents = PersistedDocuments(settings)
+    view = GraphQLView(settings, database, door, limiter, documents)
     probes = Probes(database)
     routes: list[BaseRoute] = [
         Route("/graphql", view, methods=["GET", "POST"]),

@@ -26,8 +26,9 @@ from app.database import Database
 from app.logs import request_id
 from app.rate_limit import RateLimiter
 from app.server import pages
-from app.server.answers import GRAPHQL_JSON, JSON, answer, explained, refusal
+from app.server.answers import GRAPHQL_JSON, JSON, STATUS, answer, explained, refusal
 from app.server.door import Doorkeeper
+from app.server.persisted import PersistedDocuments
 from app.server.streams import EVENTS, EventStream, Socket, shown
 from schema import schema
 from schema.context import Context
@@ -41,6 +42,7 @@ BODY_SECONDS = 30
 _MAX_ACCEPT = 1000
 _TOO_LARGE = f"A request has at most {MAX_BODY:,} bytes."
 _REFUSED = {"code": "BAD_USER_INPUT"}
+_STATUS = {**STATUS, "BAD_USER_INPUT": 400, "PERSISTED_QUERY_NOT_FOUND": 200}
 _MEMBERS = (
     ("query", str, "a string"),
     ("variables", dict, "an object"),
@@ -86,13 +88,19 @@ class GraphQLView:
     """The endpoint: an ASGI application."""
 
     def __init__(
-        self, settings: Settings, database: Database, door: Doorkeeper, limiter: RateLimiter
+        self,
+        settings: Settings,
+        database: Database,
+        door: Doorkeeper,
+        limiter: RateLimiter,
+        documents: PersistedDocuments,
     ) -> None:
         self._in_development = settings.environment == Environment.DEVELOPMENT
         self._database = database
         self._providers = settings.providers
         self._door = door
         self._limiter = limiter
+        self._documents = documents
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = BoundedRequest(scope, receive)
@@ -106,7 +114,7 @@ class GraphQLView:
             response = refusal(error.detail, _REFUSED, error.status_code, media_type)
             response.headers.update(error.headers or {})
         except Exception as error:
-            response = explained(error, media_type=media_type)
+            response = explained(error, _STATUS, media_type)
         await response(scope, receive, send)
 
     async def _respond(self, request: Request, media_type: str, in_events: bool) -> Response:
@@ -115,7 +123,7 @@ class GraphQLView:
             raise HTTPException(405, "Send GET or POST.", {"Allow": "GET, POST"})
         if self._in_development and _wants_page(request):
             return pages.graphiql()
-        query, variables, operation_name = _members(await _read(request))
+        query, variables, operation_name = self._members(await _read(request))
         if request.method == "GET" and _is_change(query, operation_name):
             raise HTTPException(405, "Send a mutation by POST.", {"Allow": "POST"})
         if in_events:
@@ -124,6 +132,14 @@ class GraphQLView:
             query, variables, context_value=context, operation_name=operation_name
         )
         return answer(shown(result), media_type)
+
+    def _members(self, asked: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None, str | None]:
+        """The document that is asked for, its variables and the name of the operation to run."""
+        for name, python_type, json_type in _MEMBERS:
+            if not isinstance(asked.get(name), python_type | None):
+                raise BadInput(f"{name} must be {json_type} or null.")
+        query = self._documents.resolve_document(asked)
+        return query, asked.get("variables"), asked.get("operationName")
 
     async def connect(self, websocket: WebSocket) -> None:
         """The same over WebSocket."""
@@ -134,12 +150,11 @@ class GraphQLView:
     ) -> AsyncGenerator[ExecutionResult, None]:
         try:
             if not isinstance(asked, dict):
-                raise HTTPException(400, "The payload must be a JSON object.")
-            query, variables, operation_name = _members(asked)
+                raise BadInput("The payload must be a JSON object.")
+            query, variables, operation_name = self._members(asked)
             context = await self._context(authorization)
         except Exception as error:
-            cause = BadInput(error.detail) if isinstance(error, HTTPException) else error
-            yield rejected(cause, request_id())
+            yield rejected(error, request_id())
             return
         async with aclosing(schema.results(query, variables, context, operation_name)) as results:
             async for result in results:
@@ -169,16 +184,6 @@ def _wants_page(request: Request) -> bool:
         and "query" not in request.query_params
         and "text/html" in request.headers.get("accept", "")
     )
-
-
-def _members(asked: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None, str | None]:
-    """The document, its variables and the name of the operation to run."""
-    for name, python_type, json_type in _MEMBERS:
-        if not isinstance(asked.get(name), python_type | None):
-            raise HTTPException(400, f"{name} must be {json_type} or null.")
-    if not asked.get("query"):
-        raise HTTPException(400, "There is no query: send GraphQL in the member `query`.")
-    return asked["query"], asked.get("variables"), asked.get("operationName")
 
 
 async def _read(request: Request) -> dict[str, Any]:
