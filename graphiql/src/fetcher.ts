@@ -17,6 +17,4 @@ export const fetcher = createGraphiQLFetcher({
   fetch: authorizedFetch,
   wsClient,
   enableIncrementalDelivery: false,
-  // The schema needs no token, and is shown to whom a token has expired, too.
-  schemaFetcher: createGraphiQLFetcher({ url: URL, enableIncrementalDelivery: false }),
 });

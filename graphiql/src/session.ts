@@ -12,6 +12,7 @@ interface Session {
 }
 
 const KEY = "token";
+const TOKEN = /^[\w.-]+$/;
 const VIEWER = "query Viewer { viewer { isSysAdmin user { id displayName } } }";
 const REFUSED = "The token is not valid, or it has expired. Sign in again.";
 
@@ -45,6 +46,10 @@ export function signOut(problem = ""): void {
 }
 
 export async function signIn(newToken: string): Promise<void> {
+  if (!TOKEN.test(newToken)) {
+    signOut(REFUSED);
+    return;
+  }
   try {
     const response = await fetch("/graphql", {
       method: "POST",
@@ -60,7 +65,7 @@ export async function signIn(newToken: string): Promise<void> {
     else if (response.status === 401) signOut(REFUSED);
     else signOut(answer.errors?.[0]?.message ?? `The server answered ${String(response.status)}.`);
   } catch {
-    signOut("The server cannot be reached, or a token is text that none has. Sign in again.");
+    signOut("The server cannot be reached. Sign in again.");
   }
 }
 
