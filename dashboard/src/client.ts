@@ -16,8 +16,7 @@ export function connect(token: string): Connection {
     url: "/graphql",
     preferGetMethod: false,
     requestPolicy: "cache-and-network",
-    // No streams are asked for by fetch: they come through the WebSocket.
-    fetchOptions: { headers: { Authorization: `Bearer ${token}`, Accept: "application/graphql-response+json" } },
+    fetchOptions: { headers: { Authorization: `Bearer ${token}` } },
     exchanges: [
       mapExchange({
         onResult: ({ operation, error }) => {
