@@ -1,11 +1,12 @@
 /** What calls cost by day, month or year, stacked by provider, feature or model. */
-import { Component, lazy, Suspense, useId, useState, type ReactNode } from "react";
+import { lazy, Suspense, useId, useState } from "react";
 
 import { bucketLabel, chartData, isEmpty, rangeLabel, rangeOf, type ChartData, type Unit } from "./chartData";
 import { dayOf } from "./format";
 import { graphql } from "./gql";
 import type { MandateInfo } from "./MandateScreen";
 import { Money } from "./Money";
+import { Otherwise } from "./Otherwise";
 import { Empty, Loading, Panel, Problem } from "./Panel";
 import { useFollow } from "./useFollow";
 import { useRead } from "./useRead";
@@ -96,19 +97,6 @@ export function CostChart({ mandate, userId, latestId }: CostChartProps) {
       )}
     </Panel>
   );
-}
-
-/** A file that does not come, such as one of an older version, takes nothing else of the page with it. */
-class Otherwise extends Component<{ text: string; children: ReactNode }> {
-  override state = { hasFailed: false };
-
-  static getDerivedStateFromError() {
-    return { hasFailed: true };
-  }
-
-  override render() {
-    return this.state.hasFailed ? <p className="notice" role="alert">{this.props.text}</p> : this.props.children;
-  }
 }
 
 interface ChoiceProps<Value extends string> {

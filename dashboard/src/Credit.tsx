@@ -44,11 +44,16 @@ export function Credit({ mandate, userId, close }: CreditProps) {
   const [errors, setErrors] = useState(NO_ERRORS);
   const [idempotencyKey] = useState(() => crypto.randomUUID());
   const isPersonal = payers?.billingSettings?.billingModel === "PREPAY_USER";
+  const listed = payers?.mandateUsers?.nodes ?? [];
   const submit = async (form: FormData) => {
     const amount = entry(form, "amount").trim();
     const fault = amountFault(amount);
-    if (fault) {
-      setErrors({ byField: { amount: fault }, general: [] });
+    const isNobody = isPersonal && !entry(form, "userId");
+    if (fault !== null || isNobody) {
+      setErrors({
+        byField: { ...(isNobody && { userId: "Choose who receives it." }), ...(fault !== null && { amount: fault }) },
+        general: [],
+      });
       return;
     }
     const input = {
@@ -73,8 +78,10 @@ export function Credit({ mandate, userId, close }: CreditProps) {
           {isPersonal && (
             <Field label="For" error={errors.byField["userId"]}>
               {(attributes) => (
-                <select {...attributes} name="userId" defaultValue={userId ?? undefined}>
-                  {payers.mandateUsers?.nodes.map(({ id, user }) => (
+                <select {...attributes} name="userId" defaultValue={userId ?? ""}>
+                  <option value="">Choose a user</option>
+                  {userId !== null && !listed.some(({ user }) => user.id === userId) && <option>{userId}</option>}
+                  {listed.map(({ id, user }) => (
                     <option key={id} value={user.id}>{user.displayName}</option>
                   ))}
                 </select>

@@ -19,7 +19,10 @@ export function Header({ name, mayChoose, isChoosing }: HeaderProps) {
         <span className="spacer" />
         <span className={`sign ${state}`} role="status"><span>{LIVE[state]}</span></span>
         <span className="who">{name}</span>
-        <button type="button" className="quiet sign-out" onClick={() => { signOut(); }}>Sign out</button>
+        <button type="button" className="quiet sign-out" onClick={() => {
+          location.hash = "";
+          signOut();
+        }}>Sign out</button>
       </div>
     </header>
   );

@@ -1,5 +1,5 @@
 /** Which mandate: one's own, or any for those who see them all. */
-import { useDeferredValue, useState } from "react";
+import { useState } from "react";
 
 import { sentence } from "./format";
 import { graphql } from "./gql";
@@ -8,6 +8,7 @@ import { Empty, Loading, More, Panel, Problem } from "./Panel";
 import { href } from "./route";
 import { Search } from "./Search";
 import { usePages } from "./usePages";
+import { useSettled } from "./useSettled";
 
 const MANDATES = graphql(`
   query Mandates($search: String, $first: Int!, $after: String) {
@@ -25,7 +26,7 @@ const MANDATES = graphql(`
 
 export function Mandates() {
   const [search, setSearch] = useState("");
-  const wanted = useDeferredValue(search.trim());
+  const wanted = useSettled(search.trim());
   const pages = usePages(MANDATES, { search: wanted || null }, (data) => data.mandates);
   const { nodes } = pages;
   return (

@@ -1,5 +1,5 @@
 /** What was booked: filtered, endless, live while nothing is filtered. */
-import { useDeferredValue, useState } from "react";
+import { useState } from "react";
 
 import { saveTransactions } from "./csv";
 import { Filters } from "./Filters";
@@ -13,6 +13,7 @@ import { Empty, Loading, More, Panel, Problem } from "./Panel";
 import { useToken } from "./session";
 import { Undo } from "./Undo";
 import { usePages } from "./usePages";
+import { useSettled } from "./useSettled";
 
 const ROW = graphql(`
   fragment TransactionRow on Transaction {
@@ -52,7 +53,7 @@ interface TransactionsProps {
 
 export function Transactions({ mandate, userId, role, added }: TransactionsProps) {
   const [typed, setTyped] = useState(NO_FILTER);
-  const filter = toFilter(useDeferredValue(typed), mandate.timeZone, userId);
+  const filter = toFilter(useSettled(typed), mandate.timeZone, userId);
   const pages = usePages(TRANSACTIONS, { mandateId: mandate.id, filter }, (data) => data.transactions);
   const { error, retry } = pages;
   const known = new Set(pages.nodes?.map(({ id }) => id));

@@ -1,5 +1,5 @@
 /** For mandate admins: who belongs to the mandate, what they have and what limits them. */
-import { useDeferredValue, useState } from "react";
+import { useState } from "react";
 
 import { sentence } from "./format";
 import { graphql } from "./gql";
@@ -9,6 +9,7 @@ import { Empty, Loading, More, Panel, Problem } from "./Panel";
 import { href } from "./route";
 import { Search } from "./Search";
 import { usePages } from "./usePages";
+import { useSettled } from "./useSettled";
 
 const USERS = graphql(`
   query MandateUsers($mandateId: ID!, $search: String, $first: Int!, $after: String) {
@@ -27,7 +28,7 @@ const USERS = graphql(`
 
 export function Users({ mandate }: { mandate: MandateInfo }) {
   const [search, setSearch] = useState("");
-  const wanted = useDeferredValue(search.trim());
+  const wanted = useSettled(search.trim());
   const pages = usePages(USERS, { mandateId: mandate.id, search: wanted || null }, (data) => data.mandateUsers);
   const { nodes, error, retry } = pages;
   return (

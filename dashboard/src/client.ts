@@ -1,9 +1,16 @@
 /** The GraphQL client: one for each token, so that nothing read by one person is shown to another. */
 import { cacheExchange, Client, CombinedError, fetchExchange, mapExchange, subscriptionExchange, type ExecutionResult } from "urql";
 
+import { graphql } from "./gql";
 import { openLive } from "./live";
 import { outdate } from "./revision";
 import { signOut } from "./session";
+
+const CHECK = graphql(`
+  query Check {
+    viewer { isSysAdmin }
+  }
+`);
 
 export interface Connection {
   client: Client;
@@ -11,8 +18,9 @@ export interface Connection {
 }
 
 export function connect(token: string): Connection {
-  const live = openLive(token);
-  const client = new Client({
+  // Asked by HTTP, where an invalid token and a server that is busy are told apart.
+  const live = openLive(token, () => void client.query(CHECK, {}, { requestPolicy: "network-only" }).toPromise());
+  const client: Client = new Client({
     url: "/graphql",
     preferGetMethod: false,
     requestPolicy: "cache-and-network",

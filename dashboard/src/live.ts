@@ -3,7 +3,6 @@ import { createClient, type Client } from "graphql-ws";
 import { useSyncExternalStore } from "react";
 
 import { outdate } from "./revision";
-import { signOut } from "./session";
 
 /** Idle where nothing on the screen is live. */
 export type LiveState = "idle" | "connecting" | "live" | "offline";
@@ -26,7 +25,8 @@ function subscribe(listener: () => void): () => void {
 
 export const useLiveState = () => useSyncExternalStore(subscribe, () => state);
 
-export function openLive(token: string): Client {
+/** `refused` is called where the server does not take the token, or cannot tell at the moment. */
+export function openLive(token: string, refused: () => void): Client {
   let unanswered: ReturnType<typeof setTimeout> | undefined;
   const client = createClient({
     url: `${location.origin.replace(/^http/, "ws")}/graphql`,
@@ -53,9 +53,7 @@ export function openLive(token: string): Client {
       closed: (event) => {
         clearTimeout(unanswered);
         become(event instanceof CloseEvent && event.code === DONE ? "idle" : "offline");
-        if (event instanceof CloseEvent && REFUSED.includes(event.code)) {
-          signOut("Your sign-in is no longer valid. Sign in again.");
-        }
+        if (event instanceof CloseEvent && REFUSED.includes(event.code)) refused();
       },
     },
   });

@@ -100,7 +100,9 @@ def balance(page: Page) -> Decimal:
 def test_a_member_sees_balance_chart_and_transactions(signed_in: Callable[..., Page]) -> None:
     page = signed_in("member-one")
     expect(page.get_by_test_id("balance")).to_contain_text("CHF")
-    expect(part(page, "Balance of Member One")).to_contain_text(re.compile("Lasts until|Nothing was"))
+    expect(part(page, "Balance of Member One")).to_contain_text(
+        re.compile("Lasts until|Nothing was")
+    )
     expect(part(page, "Held for running calls")).to_be_visible()
     cost = part(page, "Cost")
     cost.get_by_role("radio", name="Month").check()
@@ -141,7 +143,10 @@ def test_a_hold_is_shown_while_its_call_runs(
     call = {"mandateId": "demo-university", "userId": "member-one"}
     key = str(uuid.uuid4())
     answer = _as_gateway(
-        address, tokens, query, call | {"amount": "0.375", "featureCode": "chat", "idempotencyKey": key}
+        address,
+        tokens,
+        query,
+        call | {"amount": "0.375", "featureCode": "chat", "idempotencyKey": key},
     )
     expect(held.get_by_role("listitem")).to_contain_text("0.375")
     expect(held.get_by_role("listitem")).to_contain_text("chat")
@@ -179,6 +184,33 @@ def test_what_was_missed_while_offline_is_there_after_the_reconnect(
     assert len(sockets) > 1
 
 
+def test_a_socket_that_is_refused_while_the_token_is_good_signs_nobody_out(
+    signed_in: Callable[..., Page],
+) -> None:
+    sockets: list[WebSocketRoute] = []
+
+    def refuse(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        socket.close(code=4403, reason="The database is away.")
+
+    page = signed_in("member-one", before=lambda page: page.route_web_socket("**/graphql", refuse))
+    expect(page.get_by_text("Offline", exact=True)).to_be_visible()
+    expect(rows(page)).to_have_count(50)
+    page.wait_for_timeout(500)
+    assert sockets
+    expect(page.get_by_text("Offline", exact=True)).to_be_visible()
+
+
+def test_typing_asks_once(signed_in: Callable[..., Page]) -> None:
+    page = signed_in("member-one")
+    expect(rows(page)).to_have_count(50)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.post_data or ""))
+    page.get_by_label("Search").press_sequentially("no such transaction", delay=20)
+    expect(page.get_by_text("Nothing matches.")).to_be_visible()
+    assert len([query for query in asked if "query Transactions" in query]) == 1
+
+
 def test_filters_and_endless_scrolling(signed_in: Callable[..., Page], book: Book) -> None:
     page = signed_in("member-one")
     expect(rows(page)).to_have_count(50)
@@ -197,7 +229,10 @@ def test_filters_and_endless_scrolling(signed_in: Callable[..., Page], book: Boo
     part(page, "Transactions").get_by_label("Provider").select_option("mistral")
     expect(rows(page).filter(has_not_text="mistral")).to_have_count(0)
     expect(rows(page).first).to_contain_text("mistral-small")
-    assert part(page, "Transactions").get_by_label("Model").locator("option").all_inner_texts() == ["All", "mistral-small"]
+    assert part(page, "Transactions").get_by_label("Model").locator("option").all_inner_texts() == [
+        "All",
+        "mistral-small",
+    ]
     page.get_by_role("button", name="Clear").click()
     page.get_by_label("From").fill("2001-01-01")
     page.get_by_label("To").fill("2001-12-31")
@@ -282,8 +317,11 @@ def test_a_retry_after_a_lost_answer_adds_credit_once(signed_in: Callable[..., P
     page.route("**/graphql", lose_the_first_answer)
     page.get_by_role("button", name="Add credit").click()
     form = page.get_by_role("dialog")
-    description = f"Once {uuid.uuid4()}"
     form.get_by_label("Amount").fill("3")
+    form.get_by_role("button", name="Add credit").click()
+    expect(form.get_by_text("Choose who receives it.")).to_be_visible()
+    form.get_by_label("For").select_option("member-one")
+    description = f"Once {uuid.uuid4()}"
     form.get_by_label("Description").fill(description)
     form.get_by_role("button", name="Add credit").click()
     expect(form.get_by_text("could not be reached")).to_be_visible()
@@ -435,7 +473,9 @@ def _width(page: Page) -> int:
     return int(page.evaluate("document.documentElement.scrollWidth"))
 
 
-@pytest.mark.parametrize(("locale", "shown"), [("de-DE", r"\d,\d\d.*CHF"), ("en-GB", r"CHF.*\d\.\d\d")])
+@pytest.mark.parametrize(
+    ("locale", "shown"), [("de-DE", r"\d,\d\d.*CHF"), ("en-GB", r"CHF.*\d\.\d\d")]
+)
 def test_amounts_are_written_as_the_reader_does(
     open_page: OpenPage, locale: str, shown: str
 ) -> None:
