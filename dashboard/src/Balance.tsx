@@ -79,12 +79,14 @@ export function Balance({ mandate, userId, isAdmin, latestId, heldChanged }: Bal
   const limit = userId === null && data?.viewer.memberships.find((each) => each.mandate.id === mandate.id)?.spendLimit;
   const { currency, timeZone } = mandate;
   return (
-    <Panel title={balance ? title(balance) : "All accounts"} className="hero" actions={balance && <State balance={balance} />}>
+    <Panel title={balance ? title(balance) : accounts ? "All accounts" : "Balance"} className="hero" actions={balance && <State balance={balance} />}>
       {!data && !error && <Loading />}
       {!data && error && <Problem error={error} retry={retry} />}
       {balance && <Card balance={balance} mandate={mandate} />}
       {data && !balance && !accounts && (
-        <Empty title="No balance">Nobody of that name has one in this mandate.</Empty>
+        <Empty title="No balance">
+          {userId === null ? "You have none of your own in this mandate." : "Nobody of that id has one in this mandate."}
+        </Empty>
       )}
       {limit && (
         <p className="limit">
