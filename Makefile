@@ -75,6 +75,7 @@ $(SUITES)/.venv/ready: $(SUITES)/requirements.lock
 	@touch $@
 
 %/node_modules/ready: %/package-lock.json
+	@command -v npm >/dev/null || (echo 'npm is missing: install Node.js 20 or newer.'; exit 1)
 	@cd $* && npm ci --silent
 	@touch $@
 

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, WebSocket, expect, sync_playwright
 
-from app.server.pages import STATIC
 from tests.conftest import new_database
 from tests.servers import environment, running
 
@@ -32,7 +31,17 @@ _SECONDS = 20
 
 
 @pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
+def database_urls(
+    postgresql_server: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, str]]:
+    """Of databases to fill. Made before the browser, beside whose loop no other one runs."""
+    with new_database(postgresql_server) as postgresql_url:
+        sqlite_url = f"sqlite:///{tmp_path_factory.mktemp('demo')}/billing.db"
+        yield {"sqlite": sqlite_url, "postgresql": postgresql_url}
+
+
+@pytest.fixture(scope="session")
+def browser(database_urls: dict[str, str]) -> Iterator[Browser]:
     path = shutil.which("chromium")
     assert path, "There is no chromium on PATH: apt-get install chromium."
     expect.set_options(timeout=_SECONDS * 1000)
@@ -43,16 +52,9 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="session", params=["sqlite", "postgresql"])
-def address(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Of a server with demo data, which all tests share: what they book, they leave."""
-    if request.param == "sqlite":
-        yield from _serve_demo(f"sqlite:///{tmp_path_factory.mktemp('demo')}/billing.db")
-        return
-    with new_database(request.getfixturevalue("postgresql_server")) as database_url:
-        yield from _serve_demo(database_url)
-
-
-def _serve_demo(database_url: str) -> Iterator[str]:
+def address(request: pytest.FixtureRequest, database_urls: dict[str, str]) -> Iterator[str]:
+    """Of a server with demo data, which all tests share: what they book stays."""
+    database_url = database_urls[request.param]
     for command in ("migrate", "seed-demo"):
         subprocess.run(
             [sys.executable, "-m", "app", command],
@@ -70,8 +72,6 @@ def open_page(browser: Browser, address: str) -> Iterator[OpenPage]:
 
     The test fails where a page asked another origin for anything, broke its policy or threw.
     """
-    for page in ("dashboard", "graphiql"):
-        assert (STATIC / page / "index.html").exists(), f"{page} is not built: run make pages."
     faults: list[str] = []
     contexts = []
 
@@ -99,7 +99,9 @@ def open_page(browser: Browser, address: str) -> Iterator[OpenPage]:
         context.route(lambda url: not url.startswith(f"{address}/"), refuse)
         context.on("page", watch)
         page = context.new_page()
-        page.goto(path)
+        answer = page.goto(path)
+        assert answer
+        assert answer.ok, f"{path}: {answer.status_text}, for make pages to build"
         return page
 
     yield open_page
