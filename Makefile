@@ -7,21 +7,31 @@ BENCH ?=
 BIN := .venv/bin
 READY := .venv/ready
 SUITES := tests/suites
+# Each directory with a vite.config.ts is a page, which is built into the package.
+PAGES := $(patsubst %/vite.config.ts,%,$(wildcard */vite.config.ts))
+HAS_NODE := command -v npm >/dev/null && node -e 'process.exit(+(parseInt(process.versions.node) < 20))' 2>/dev/null
 
-.PHONY: run setup test suites bench check format lock schema clean
+.PHONY: run setup pages test suites e2e bench check format lock schema clean
 
 run: $(READY) ## Serve on PORT, with demo data where the database is empty
+	@if $(HAS_NODE); then $(MAKE) --silent pages || echo 'The pages could not be built: serving without them.'; \
+	  else echo 'Node.js 20 or newer and npm are missing: serving the API without the dashboard and GraphiQL.'; fi
 	@$(BIN)/billing migrate
 	@$(BIN)/billing seed-demo --if-empty
 	@$(BIN)/billing serve --demo --host $(HOST) --port $(PORT)
 
 setup: $(READY) ## Install into .venv
 
+pages: $(PAGES:%=app/static/%/index.html) ## Build the dashboard and GraphiQL; needs Node.js 20 or newer and npm
+
 test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
 	$(BIN)/pytest $(ARGS)
 
 suites: $(READY) $(SUITES)/.venv/ready $(SUITES)/node_modules/ready ## Public suites against a real server; needs Node.js and npm, too
 	$(BIN)/python -m tests.suites
+
+e2e: $(READY) pages ## The pages in Chromium, on SQLite and on PostgreSQL
+	$(BIN)/pytest tests/e2e
 
 bench: $(READY) ## Our server against hand-written routes and stock Strawberry: one table, in seven minutes
 	$(BIN)/python -m benchmarks $(BENCH)
@@ -64,9 +74,15 @@ $(SUITES)/.venv/ready: $(SUITES)/requirements.lock
 	@$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-$(SUITES)/node_modules/ready: $(SUITES)/package-lock.json
-	@cd $(SUITES) && npm ci --silent
+%/node_modules/ready: %/package-lock.json
+	@cd $* && npm ci --silent
+	@touch $@
+
+.SECONDEXPANSION:
+$(PAGES:%=app/static/%/index.html): app/static/%/index.html: %/node_modules/ready schema.graphql $$(shell find $$* -name node_modules -prune -o -type f -print)
+	@echo 'Building app/static/$*.'
+	@cd $* && npm run --silent build
 	@touch $@
 
 clean: ## Remove what was installed and the development database
-	rm -rf .venv $(SUITES)/.venv $(SUITES)/node_modules billing.db billing.db-shm billing.db-wal
+	rm -rf .venv $(SUITES)/.venv $(SUITES)/node_modules $(PAGES:%=%/node_modules) app/static billing.db billing.db-shm billing.db-wal

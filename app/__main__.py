@@ -138,10 +138,14 @@ def serve(
         ),
     ] = 5,
     demo_users: Annotated[
-        bool, typer.Option("--demo", help="Print a token for a demo user of each role first.")
+        bool,
+        typer.Option(
+            "--demo",
+            help="Print a token for a demo user of each role, and let the pages sign in as them.",
+        ),
     ] = False,
 ) -> None:
-    """Serves the GraphQL API. The database must be migrated."""
+    """Serves the GraphQL API and the pages. The database must be migrated."""
     settings = load_settings(workers)
     if settings.trusted_documents:
         from app.server.persisted import trusted_documents  # noqa: PLC0415  (as export-schema)
@@ -152,14 +156,12 @@ def serve(
         async with _migrated(settings, PROMPT) as database:
             process.check_free(host, port)
             if demo_users and settings.environment == Environment.DEVELOPMENT:
-                typer.echo(
-                    await demo.invitation(settings, database, f"http://{host}:{port}/graphql")
-                )
+                typer.echo(await demo.invitation(settings, database, f"http://{host}:{port}"))
 
     asyncio.run(prepare())
     if settings.smtp_url is None:
         typer.echo("BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.", err=True)
-    process.serve(settings, host, port, workers, drain)
+    process.serve(settings, host, port, workers, drain, demo_users)
 
 
 @_command("migrate")

@@ -8,7 +8,13 @@ import math
 import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, nullcontext
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+)
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar, cast
@@ -18,7 +24,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from app import postgresql, sqlite
+from app import feed, postgresql, sqlite
 from app.lending import Lending
 from app.metrics import RETRIES
 from app.silence import SilenceWatch
@@ -115,6 +121,8 @@ class Database:
         self.under_way: set[asyncio.Task[None]] = set()
         """Units of work that several wait for: they are not broken off when one of these leaves."""
         self._waits = waits
+        self.feed = feed.Feed(None if self.is_sqlite else self._notify)
+        """What every unit of work has noted is told here, once it is committed."""
         self._probes: set[asyncio.Task[Any]] = set()
         self._watch = SilenceWatch(self._is_answering)
         if self.is_sqlite:
@@ -140,7 +148,9 @@ class Database:
         else:
             options = {
                 "connect_args": {
-                    "server_settings": _server_settings(waits),
+                    "server_settings": postgresql.server_settings(
+                        statement=waits.statement, lock=waits.lock, idle=waits.idle
+                    ),
                     "connection_class": postgresql.PromptlyClosed,
                 },
                 "hide_parameters": True,
@@ -160,7 +170,6 @@ class Database:
             event.listen(self._writer.sync_engine, "after_cursor_execute", self._watch.note_answer)
             event.listen(self._writer.sync_engine, "checkin", postgresql.note_use)
             event.listen(self._writer.sync_engine, "checkout", postgresql.try_idle)
-
         self._lending = Lending(self._reader.sync_engine)
 
     @property
@@ -244,8 +253,12 @@ class Database:
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 with _unavailable(retried=True):
-                    async with self._connected(self._writer, by) as connection, connection.begin():
-                        return await unit(connection)
+                    async with self._connected(self._writer, by) as connection:
+                        feed.begin(connection)
+                        async with connection.begin():
+                            result = await unit(connection)
+                        self.feed.tell(feed.noted(connection))
+                        return result
             except DBAPIError as error:
                 if not _passes_on_retry(error):
                     raise
@@ -277,6 +290,14 @@ class Database:
             task.cancel()
             raise DatabaseUnavailable from TimeoutError("it does not answer")
         return task.result()
+
+    def hearing(self) -> AbstractAsyncContextManager[None]:
+        """Meanwhile the feed has the words of other processes, too, which SQLite cannot pass on."""
+        return nullcontext() if self.is_sqlite else postgresql.hearing(self._prober, self.feed)
+
+    async def _notify(self, payloads: list[str]) -> None:
+        async with self.read() as connection:
+            await connection.execute(postgresql.NOTIFY, {"payloads": payloads})
 
     def begin_by(self) -> float:
         """Until when, by the clock of the loop, the last attempt at what is asked for now begins."""
@@ -316,6 +337,7 @@ class Database:
         """Closes every pooled connection, once what is under way has ended."""
         while self.under_way:  # what ends lets the next begin
             await asyncio.gather(*self.under_way, return_exceptions=True)
+        await self.feed.flush()
         self._watch.close()
         await self._lending.give_back()
         for task in self._probes:
@@ -376,13 +398,3 @@ def _sqlstate(error: DBAPIError) -> str:
 def _sqlite_code(error: DBAPIError) -> int:
     """The extended result code; 0 where the error is not SQLite's."""
     return int(getattr(error.orig, "sqlite_errorcode", 0))
-
-
-def _server_settings(waits: Waits) -> dict[str, str]:
-    """What a connection asks of PostgreSQL as it opens: the one place where its timeouts are set."""
-    seconds = {
-        "statement_timeout": waits.statement,
-        "lock_timeout": waits.lock,
-        "idle_in_transaction_session_timeout": waits.idle,
-    }
-    return {name: f"{value * 1000:.0f}" for name, value in seconds.items() if value is not None}

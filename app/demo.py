@@ -304,19 +304,30 @@ def _event(
     )
 
 
+async def people(settings: Settings, database: Database) -> list[tuple[str, str, str | None]]:
+    """A demo user of each role, with a token; without one where there is no such user."""
+    return [
+        (
+            user_id,
+            role,
+            issue_token(settings, user_id, _DAY) if await is_active(database, user_id) else None,
+        )
+        for role, user_id in ROLES.items()
+    ]
+
+
 async def invitation(settings: Settings, database: Database, address: str) -> str:
-    """Where GraphiQL is, and for a demo user of each role the lines to paste."""
-    lines = [f"GraphiQL: {address} (paste the braces of a user below into its Headers)\n"]
+    """Where the pages are, and for a demo user of each role what to paste."""
+    lines = [f"Dashboard: {address}/\nGraphiQL:  {address}/graphql\n"]
     query = json.dumps(
         {"query": "{ viewer { user { displayName } } mandates(first: 3) { nodes { name } } }"}
     )
-    for role, user_id in ROLES.items():
-        if await is_active(database, user_id):
-            bearer = f"Bearer {issue_token(settings, user_id, _DAY)}"
+    for user_id, role, token in await people(settings, database):
+        if token:
             lines.append(
                 f"As {user_id}, {role}:\n"
-                f'{{"Authorization": "{bearer}"}}\n'
-                f"curl {address} -H 'Authorization: {bearer}'"
+                f"{token}\n"
+                f"curl {address}/graphql -H 'Authorization: Bearer {token}'"
                 f" -H 'Content-Type: application/json' -d '{query}'\n"
             )
         else:

@@ -47,6 +47,12 @@ CONNECTIONS = Gauge(
     multiprocess_mode="livesum",
     registry=registry,
 )
+STREAMS = Gauge(
+    "billing_live_streams",
+    "Subscriptions that are open.",
+    multiprocess_mode="livesum",
+    registry=registry,
+)
 OPEN_HOLDS = Gauge(
     "billing_holds_open",
     "Holds that set money aside now.",

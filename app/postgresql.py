@@ -1,13 +1,29 @@
-"""Connections to PostgreSQL that find out soon when their server has gone."""
+"""Connections to PostgreSQL that find out soon when their server has gone, and its notifications."""
 
+import asyncio
+import logging
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
+from sqlalchemy import text
 from sqlalchemy.exc import InvalidatePoolError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from app.feed import CHANNEL, Feed
 
 IDLE_SECONDS = 1.0
 """A connection that was idle for longer is tried before it is used: its server may have gone since."""
+LISTEN_AGAIN_SECONDS = 1.0
+CHECK_SECONDS = 10.0
+"""How often a connection that only listens is asked whether it is still there."""
+NOTIFY = text(
+    "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
+).bindparams(channel=CHANNEL)
+
+logger = logging.getLogger("billing.postgresql")
 
 
 class PromptlyClosed(asyncpg.Connection):  # type: ignore[misc]
@@ -30,3 +46,54 @@ def try_idle(connection: Any, record: Any, _: object) -> None:
         connection.ping()
     except Exception as error:  # whatever it is, another connection is opened
         raise InvalidatePoolError from error
+
+
+def server_settings(
+    *, statement: float | None, lock: float | None, idle: float | None
+) -> dict[str, str]:
+    """What a connection asks for as it opens: the one place where its timeouts, in seconds, are set."""
+    seconds = {
+        "statement_timeout": statement,
+        "lock_timeout": lock,
+        "idle_in_transaction_session_timeout": idle,
+    }
+    return {name: f"{value * 1000:.0f}" for name, value in seconds.items() if value is not None}
+
+
+@asynccontextmanager
+async def hearing(engine: AsyncEngine, feed: Feed) -> AsyncIterator[None]:
+    """Passes what is notified on to the feed, meanwhile."""
+    task = asyncio.create_task(_keep_hearing(engine, feed))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def _keep_hearing(engine: AsyncEngine, feed: Feed) -> None:
+    """By one connection after another."""
+    while True:
+        try:
+            await _hear(engine, feed)
+        except Exception as error:  # whatever it is, another connection is opened
+            logger.warning("Changes of other processes are not heard: %s", type(error).__name__)
+        finally:
+            feed.stop_hearing()
+        await asyncio.sleep(LISTEN_AGAIN_SECONDS)
+
+
+async def _hear(engine: AsyncEngine, feed: Feed) -> None:
+    """For as long as one connection lasts."""
+    is_over = asyncio.Event()
+    async with engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        driver.add_termination_listener(lambda _: is_over.set())
+        await driver.add_listener(CHANNEL, lambda *told: feed.hear(told[-1]))
+        feed.begin_hearing()
+        while not is_over.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(CHECK_SECONDS):
+                    await is_over.wait()
+            async with asyncio.timeout(CHECK_SECONDS):
+                await driver.execute("SELECT 1")

@@ -15,17 +15,22 @@ from typing import Any
 import uvicorn
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.supervisors import multiprocess
 
 from app import logs, metrics
 from app.config import Settings
 
 logger = logging.getLogger("billing.process")
+_websockets = logging.getLogger("billing.websockets")
+_websockets.setLevel(logging.WARNING)
 
 _DEADLINE_SECONDS = 30
 """How long the end of the server waits for requests under way, such as a slow download."""
 _MAX_HEADERS = 64 * 1024
 """In bytes, the address among them."""
+_MAX_MESSAGE = 2 * 1024 * 1024
+"""In bytes, of a WebSocket: as many as the body of a request."""
 _ONE_CTRL_C_SECONDS = 0.5
 """Within it, a worker gets the same Ctrl-C twice: from the terminal, and passed on."""
 
@@ -54,6 +59,12 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._has_headers = True
         super().on_headers_complete()
+
+
+class _WebSocketProtocol(WebSocketsSansIOProtocol):
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.logger = _websockets  # uvicorn's own tells the address with its query
 
 
 class _Config(uvicorn.Config):
@@ -89,6 +100,11 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: the collector need not walk through it again
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if end_streams := self.lifespan.state.get("end_streams"):
+            end_streams()  # else they would be waited for
+        await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
         if time.monotonic() >= self._drained_at and not self.should_exit:
@@ -130,10 +146,10 @@ class _Workers(multiprocess.Multiprocess):
                 worker.terminate()
 
 
-def serve(settings: Settings, host: str, port: int, workers: int, drain: float) -> None:
+def serve(settings: Settings, host: str, port: int, workers: int, drain: float, demo: bool) -> None:
     """Serves until a signal ends it; SystemExit where the server cannot start."""
     config = _Config(
-        "app.server:create_app",
+        "app.server:create_demo_app" if demo else "app.server:create_app",
         factory=True,
         host=host,
         port=port,
@@ -143,7 +159,9 @@ def serve(settings: Settings, host: str, port: int, workers: int, drain: float) 
         access_log=False,
         server_header=False,
         http=_Protocol,
-        ws="none",  # of which uvicorn would log the address
+        ws=_WebSocketProtocol,
+        ws_max_size=_MAX_MESSAGE,
+        ws_per_message_deflate=False,
     )
     config.drain = drain
     with metrics.shared(workers if settings.metrics else 1):

@@ -1,22 +1,29 @@
 """The public contract: one schema, assembled from a module per noun."""
 
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 import graphql
 import strawberry
 from graphql import (
+    DocumentNode,
     GraphQLError,
     GraphQLID,
     GraphQLInputObjectType,
     GraphQLInterfaceType,
     GraphQLObjectType,
+    OperationDefinitionNode,
+    OperationType,
 )
 from graphql.pyutils import Undefined
 from strawberry.execution import optimized_is_awaitable
 from strawberry.schema.config import StrawberryConfig
 from strawberry.types import ExecutionResult
+from strawberry.types.execution import PreExecutionError
 from strawberry.utils.await_maybe import await_maybe
 
+from app.billing.errors import BadInput
 from schema import enums  # noqa: F401  (documents the domain's enums before they are used)
 from schema.accounts import AccountMutation, AccountQuery
 from schema.context import Context
@@ -35,6 +42,7 @@ from schema.root_fields import guard
 from schema.scalars import SCALARS, read_id
 from schema.settings import SettingsMutation, SettingsQuery
 from schema.statistics import StatisticsQuery
+from schema.subscriptions import Subscription
 from schema.transactions import TransactionQuery
 from schema.usage import UsageMutation
 from schema.users import UserMutation
@@ -88,7 +96,7 @@ class BillingSchema(strawberry.Schema):
             elif isinstance(kind, GraphQLObjectType | GraphQLInterfaceType):
                 for field in kind.fields.values():
                     _without_null_default(field.args)
-        guard(self._schema.query_type, self._schema.mutation_type)
+        guard(self._schema.query_type, self._schema.mutation_type, self._schema.subscription_type)
 
     async def execute(
         self,
@@ -106,35 +114,109 @@ class BillingSchema(strawberry.Schema):
         than the operation itself.
         """
         context: Context = context_value
-        text, variables, extensions = query or "", variable_values or {}, dict[str, Any]()
+        variables, extensions = variable_values or {}, dict[str, Any]()
         result = graphql.ExecutionResult()
         try:
-            document = parse_document(text)
-            operation = select_operation(document, operation_name)
-            check_variables(variables)
-            cost = measure(self._schema, document, operation, variables)
-            extensions["cost"] = {"requested": cost, "limit": MAX_COST}
-            result.errors = [*validate_document(self._schema, text, context.shows_schema)]
-            if not result.errors:
-                result = await await_maybe(
-                    graphql.execute(
-                        self._schema,
-                        document,
-                        root_value,
-                        context,
-                        variables,
-                        operation_name,
-                        executor_class=self.execution_context_class,
-                        is_awaitable=optimized_is_awaitable,  # type: ignore[arg-type]
-                        hide_suggestions=not context.shows_schema,
-                    )
+            document, operation = self._checked(
+                query, variables, operation_name, context, extensions
+            )
+            if operation.operation is OperationType.SUBSCRIPTION:
+                raise BadInput(
+                    "Subscribe over WebSocket (graphql-transport-ws), or accept text/event-stream."
                 )
-        except GraphQLError as error:
-            result.errors = [error]
+            result = await await_maybe(
+                graphql.execute(
+                    self._schema,
+                    document,
+                    root_value,
+                    context,
+                    variables,
+                    operation_name,
+                    executor_class=self.execution_context_class,
+                    is_awaitable=optimized_is_awaitable,  # type: ignore[arg-type]
+                    hide_suggestions=not context.shows_schema,
+                )
+            )
         except Exception as error:
-            result.errors = [GraphQLError(str(error), original_error=error)]
+            result.errors = _errors(error)
         mark(result.errors or (), context.request_id)
         return ExecutionResult(result.data, result.errors or None, extensions)
+
+    async def results(
+        self,
+        query: str,
+        variables: dict[str, Any] | None,
+        context: Context,
+        operation_name: str | None = None,
+    ) -> AsyncGenerator[ExecutionResult, None]:
+        """The results of a subscription, or the one of another operation.
+
+        A PreExecutionError is the last: nothing was run, or nothing more can be.
+        """
+        variables = variables or {}
+        try:
+            document, operation = self._checked(query, variables, operation_name, context, {})
+            if operation.operation is not OperationType.SUBSCRIPTION:
+                yield await self.execute(query, variables, context, None, operation_name)
+                return
+            found: Any = await await_maybe(
+                graphql.subscribe(
+                    self._schema,
+                    document,
+                    None,
+                    context,
+                    variables,
+                    operation_name,
+                    executor_class=self.execution_context_class,
+                    hide_suggestions=not context.shows_schema,
+                )
+            )
+            if isinstance(found, graphql.ExecutionResult):
+                errors = found.errors or []
+            else:
+                async with aclosing(found):
+                    async for event in found:
+                        mark(event.errors or (), context.request_id)
+                        yield ExecutionResult(event.data, event.errors)
+                return
+        except Exception as error:
+            errors = _errors(error)
+        mark(errors, context.request_id)
+        yield PreExecutionError(None, errors)
+
+    def _checked(
+        self,
+        query: str | None,
+        variables: dict[str, Any],
+        operation_name: str | None,
+        context: Context,
+        extensions: dict[str, Any],
+    ) -> tuple[DocumentNode, OperationDefinitionNode]:
+        """The document and the operation to run; `extensions` are told what it costs."""
+        text = query or ""
+        document = parse_document(text)
+        operation = select_operation(document, operation_name)
+        check_variables(variables)
+        cost = measure(self._schema, document, operation, variables)
+        extensions["cost"] = {"requested": cost, "limit": MAX_COST}
+        if errors := validate_document(self._schema, text, context.shows_schema):
+            raise _Invalid(errors)
+        return document, operation
+
+
+class _Invalid(Exception):
+    """The document does not fit the schema."""
+
+    def __init__(self, errors: Sequence[GraphQLError]) -> None:
+        self.errors = errors
+
+
+def _errors(cause: Exception) -> list[GraphQLError]:
+    if isinstance(cause, _Invalid):
+        return [*cause.errors]
+    if isinstance(cause, GraphQLError):
+        return [cause]
+    return [GraphQLError(str(cause), original_error=cause)]
 
 
 def _without_null_default(inputs: dict[str, Any]) -> None:
@@ -147,6 +229,7 @@ def _without_null_default(inputs: dict[str, Any]) -> None:
 schema = BillingSchema(
     query=Query,
     mutation=Mutation,
+    subscription=Subscription,
     config=StrawberryConfig(scalar_map=SCALARS),
     execution_context_class=PlannedExecution,
 )

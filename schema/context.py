@@ -1,6 +1,6 @@
 """What a resolver finds in `info.context`: who asks, and the loaders of this one request."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -26,6 +26,8 @@ class Context:
     limiter: RateLimiter
     shows_schema: bool = True
     """Whether introspection and suggestions are on."""
+    ask_again: Callable[[], Awaitable[Viewer | None]] | None = None
+    """Who asks, read anew."""
 
     @property
     def viewer(self) -> Viewer:
@@ -36,6 +38,13 @@ class Context:
     @cached_property
     def load(self) -> Loaders:
         return Loaders(self.database, self.viewer)
+
+    async def look(self) -> Viewer:
+        """The viewer as they are now: for each event of a stream, which is read anew."""
+        if self.ask_again:
+            self.known_viewer = await self.ask_again()
+        self.__dict__.pop("load", None)
+        return self.viewer
 
     def forget(self) -> None:
         """Drops what was read before a change: a request may hold several, and shows what each made."""

@@ -7,6 +7,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import strawberry
 from graphql import GraphQLError
+from strawberry.types.execution import PreExecutionError
 from strawberry.utils.str_converters import to_camel_case
 
 from app.billing.errors import BillingError, RequestError, Unavailable, UserErrorCode
@@ -108,3 +109,10 @@ def mark(found: Sequence[GraphQLError], request_id: str) -> None:
             error.message = shorten(message)
         ERRORS.labels(told["code"]).inc()
         error.extensions = {**(error.extensions or {}), **told}
+
+
+def rejected(cause: Exception, request_id: str) -> PreExecutionError:
+    """The result of an operation that was not begun."""
+    error = GraphQLError(str(cause), original_error=cause)
+    mark([error], request_id)
+    return PreExecutionError(data=None, errors=[error])

@@ -1,4 +1,4 @@
-"""What every field of Query and Mutation does before its resolver: who asks is known and counted, and the call is watched."""
+"""What every root field does before its resolver: who asks is known and counted, and the call is watched."""
 
 from collections.abc import Awaitable, Callable
 from functools import wraps
@@ -18,7 +18,9 @@ def guard(*roots: GraphQLObjectType | None) -> None:
     """Puts the guard before each field of these types: no field can be added without it."""
     for root in roots:
         for name, field in root.fields.items() if root else ():
-            if field.resolve:
+            if field.subscribe:
+                field.subscribe = _guarded(name, field.subscribe)
+            elif field.resolve:
                 field.resolve = _guarded(name, field.resolve)
 
 

@@ -67,9 +67,9 @@ class Api:
 
 
 @asynccontextmanager
-async def serving(settings: Settings) -> AsyncIterator[Api]:
+async def serving(settings: Settings, demo: bool = False) -> AsyncIterator[Api]:
     """The started server of these settings."""
-    app = create_app(settings)
+    app = create_app(settings, demo)
     async with (
         app.router.lifespan_context(app),
         httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://billing") as client,

@@ -87,14 +87,14 @@ def postgresql_server() -> Iterator[str]:
 @pytest.fixture
 def postgresql_url(postgresql_server: str) -> Iterator[str]:
     """The address of a new PostgreSQL database without tables."""
-    with _new_database(postgresql_server) as address:
+    with new_database(postgresql_server) as address:
         yield address
 
 
 @pytest.fixture(scope="session")
 def postgresql_migrated(postgresql_server: str) -> Iterator[str]:
     """The address of the migrated database that tests share: emptying it is far faster than a new one."""
-    with _new_database(postgresql_server) as address:
+    with new_database(postgresql_server) as address:
         asyncio.run(_migrate(address))
         yield address
 
@@ -137,7 +137,7 @@ def lasting_database_url(
         shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
         yield f"sqlite:///{path}"
         return
-    with _new_database(request.getfixturevalue("postgresql_server")) as address:
+    with new_database(request.getfixturevalue("postgresql_server")) as address:
         asyncio.run(_migrate(address))
         yield address
 
@@ -159,7 +159,8 @@ async def loop_outlives_sqlite() -> AsyncIterator[None]:
 
 
 @contextmanager
-def _new_database(server: str) -> Iterator[str]:
+def new_database(server: str) -> Iterator[str]:
+    """The address of a database without tables that lives meanwhile."""
     name = f"billing_test_{uuid.uuid4().hex}"
     asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
     yield make_url(server).set(database=name).render_as_string(hide_password=False)

@@ -262,9 +262,9 @@ def test_a_trailer_is_no_header(server: Server) -> None:
 KEY = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
 
 
-def test_there_are_no_websockets(server: Server) -> None:
+def test_there_are_no_websockets_elsewhere(server: Server) -> None:
     upgrade = ("Upgrade: websocket", "Connection: upgrade", "Sec-WebSocket-Version: 13")
     with socket.create_connection(place(server), timeout=10) as client:
-        lines = ("GET /graphql?token=x HTTP/1.1", "Host: billing", *upgrade, KEY)
+        lines = ("GET /livez?token=x HTTP/1.1", "Host: billing", *upgrade, KEY)
         client.sendall("\r\n".join((*lines, "", "")).encode())
-        assert client.recv(65536).startswith(b"HTTP/1.1 400 ")
+        assert client.recv(65536).startswith(b"HTTP/1.1 403 ")

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from sqlalchemy import update
 
-from app.billing.checks import content_hash
+from app.billing.checks import content_hash, same_content
 from app.billing.enums import AccountType, BillingModel, ReferenceType, TransactionType
 from app.billing.errors import BillingError
-from app.billing.ledger import MAX_LIFETIME, Ledger, in_ledger, same_content
+from app.billing.ledger import MAX_LIFETIME, Ledger, in_ledger
 from app.billing.locked import Needs
 from app.billing.models import accounts, daily_usage, transactions
 from app.billing.money import MAX_BALANCE, ZERO

@@ -25,6 +25,9 @@ OPERATIONS = re.findall(r"```graphql\n# as ([\w-]+)[^\n]*\n(.*?)```", README, re
 [IN_A_SHELL] = (
     block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "createHold" in block
 )
+[OF_EVENTS] = (
+    block for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL) if "event-stream" in block
+)
 [IN_PYTHON] = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 
 
@@ -72,6 +75,16 @@ async def test_the_programs_of_the_readme_hold_and_settle(
         assert "'amount': '0.0831'" in said
     found = await read_rows(database, holds)
     assert [row.status for row in found] == ["SETTLED", "SETTLED"]
+
+
+async def test_the_events_of_the_readme_come(database: Database, database_url: str) -> None:
+    await seed_demo(database, datetime.now(UTC))
+    token = issue_token(Settings(database_url=database_url), "member-one", 600)
+    with running(database_url) as [server]:
+        shell = OF_EVENTS.replace("http://127.0.0.1:8000", server.address)
+        shell = shell.replace("$(.venv/bin/billing token member-one)", token)
+        said = await run("bash", "-uc", shell.replace("curl -N", "curl -sN -m 3") + "[ $? = 28 ]")
+    assert re.match(r'event: next\r?\ndata: {"data":{"balanceChanged":{"available":"', said)
 
 
 async def run(*command: str, **environment: str) -> str:

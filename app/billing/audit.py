@@ -13,6 +13,7 @@ from app.billing.paging import Keyset, Page, PageArguments, check_argument, fetc
 from app.billing.types import ID_LENGTH, first_key, new_key
 from app.billing.viewer import Viewer, sees
 from app.database import Database
+from app.feed import note
 
 NO_MANDATE = ""
 """The mandate of events that concern none: users as such."""
@@ -35,6 +36,16 @@ async def write_audit_event(
         viewer, now, action, subject, mandate_id=mandate_id, before=before, after=after
     )
     await connection.execute(insert(audit_events).values(event))
+    note_event(connection, event)
+
+
+def note_event(connection: AsyncConnection, event: Mapping[str, Any]) -> None:
+    """Tells those who watch the mandate, or the user, that an admin has changed something of it."""
+    kind, _, subject = event["subject"].partition(":")
+    if event["mandate_id"] != NO_MANDATE:
+        note(connection, event["mandate_id"])
+    elif kind == "user":
+        note(connection, NO_MANDATE, subject)
 
 
 def audit_event(

@@ -136,3 +136,18 @@ def content_hash(operation: str, content: Mapping[str, Any]) -> str:
     sent = {name: plain(value) for name, value in content.items() if value is not None}
     document = orjson.dumps([operation, sent], option=orjson.OPT_SORT_KEYS)
     return hashlib.sha256(document).hexdigest()
+
+
+def same_content(row: Any, content_hash: str) -> Any:
+    """The row that an idempotency key has written, or None; IDEMPOTENCY_CONFLICT for other content."""
+    if row is not None and row.content_hash != content_hash:
+        raise conflict(
+            "This idempotency_key was used with other content: use a new key for a new operation.",
+            "idempotency_key",
+        )
+    return row
+
+
+def conflict(message: str, field: str) -> BillingError:
+    """What was done once cannot be done again with other content."""
+    return BillingError(UserErrorCode.IDEMPOTENCY_CONFLICT, message, field)

@@ -14,6 +14,7 @@ from app.billing.checks import (
     check_name,
     check_occurred_at,
     check_text,
+    conflict,
     content_hash,
     invalid,
 )
@@ -21,7 +22,7 @@ from app.billing.enums import HoldStatus, ReferenceType, TransactionType
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.group import in_group
 from app.billing.held import HOLDS_AS_THEY_ARE, IS_OPEN, IS_OVERDUE
-from app.billing.ledger import Ledger, conflict
+from app.billing.ledger import Ledger
 from app.billing.locked import Needs
 from app.billing.models import holds
 from app.billing.money import check_amount

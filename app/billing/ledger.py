@@ -16,7 +16,9 @@ from sqlalchemy import insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.alerts import alert_level, alert_notices, notice, those_with_room
+from app.billing.audit import note_event
 from app.billing.bulk import insert_rows, update_rows
+from app.billing.checks import same_content
 from app.billing.directory import Member, members_by_user
 from app.billing.enums import (
     AccountType,
@@ -43,6 +45,7 @@ from app.billing.roll_up import roll_up
 from app.billing.settings import lock_settings
 from app.billing.types import new_key
 from app.database import Database
+from app.feed import note
 
 T = TypeVar("T")
 
@@ -361,6 +364,14 @@ class Ledger:
         for table, told in ((outbox, notices), (audit_events, self._audited)):
             if told:
                 await connection.execute(insert(table), told)
+        for account in moved:
+            note(connection, self.mandate_id, account.user_id)
+            for row in account.rows:
+                note(connection, self.mandate_id, row.user_id, row.id)
+        for hold in self._closed:
+            note(connection, self.mandate_id, self.account_of(hold).user_id)
+        for event in self._audited:
+            note_event(connection, event)
 
 
 def _columns(account: LockedAccount, names: Collection[str]) -> dict[str, Any]:
@@ -382,18 +393,3 @@ async def in_ledger(
         return result
 
     return await database.write(unit)
-
-
-def same_content(row: Any, content_hash: str) -> Any:
-    """The row that an idempotency key has written, or None; IDEMPOTENCY_CONFLICT for other content."""
-    if row is not None and row.content_hash != content_hash:
-        raise conflict(
-            "This idempotency_key was used with other content: use a new key for a new operation.",
-            "idempotency_key",
-        )
-    return row
-
-
-def conflict(message: str, field: str) -> BillingError:
-    """What was done once cannot be done again with other content."""
-    return BillingError(UserErrorCode.IDEMPOTENCY_CONFLICT, message, field)

@@ -1,33 +1,38 @@
-"""POST and GET /graphql: GraphQL over HTTP, with a viewer and a fresh context for each request.
+"""/graphql: GraphQL over HTTP and WebSocket, with a viewer and a fresh context for each operation.
 
 What is answered, and with which status, follows the draft of GraphQL over HTTP
 (https://graphql.github.io/graphql-over-http/draft/).
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import suppress
-from functools import lru_cache
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing, suppress
+from functools import lru_cache, partial
 from typing import Any
 
 import orjson
 from graphql import GraphQLError, OperationType
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
-from strawberry.http.ides import get_graphql_ide_html
+from starlette.websockets import WebSocket
+from strawberry.types import ExecutionResult
 
-from app.billing.errors import RequestError, Unauthenticated
+from app.billing.errors import BadInput, RequestError, Unauthenticated
+from app.billing.viewer import Viewer
 from app.config import Environment, Settings
 from app.database import Database
 from app.logs import request_id
 from app.rate_limit import RateLimiter
+from app.server import pages
 from app.server.answers import GRAPHQL_JSON, JSON, STATUS, answer, explained, refusal
 from app.server.door import Doorkeeper
 from app.server.persisted import PersistedDocuments
+from app.server.streams import EVENTS, EventStream, Socket, shown
 from schema import schema
 from schema.context import Context
+from schema.errors import rejected
 from schema.validation import parse_document, select_operation
 
 MAX_BODY = 2 * 1024 * 1024
@@ -99,9 +104,10 @@ class GraphQLView:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = BoundedRequest(scope, receive)
-        media_type = _accepted(request.headers.get("accept", "")[:_MAX_ACCEPT])
+        accept = request.headers.get("accept", "")[:_MAX_ACCEPT]
+        media_type = _accepted(accept)
         try:
-            response = await self._respond(request, media_type)
+            response = await self._respond(request, media_type, EVENTS in accept)
         except ClientDisconnect:
             return
         except HTTPException as error:
@@ -111,43 +117,64 @@ class GraphQLView:
             response = explained(error, _STATUS, media_type)
         await response(scope, receive, send)
 
-    async def _respond(self, request: Request, media_type: str) -> Response:
-        context = await self._context(request)
+    async def _respond(self, request: Request, media_type: str, in_events: bool) -> Response:
+        context = await self._context(request.headers.get("authorization"))
         if request.method not in ("GET", "POST"):  # Starlette adds HEAD, which must change nothing
             raise HTTPException(405, "Send GET or POST.", {"Allow": "GET, POST"})
         if self._in_development and _wants_page(request):
-            return HTMLResponse(get_graphql_ide_html(graphql_ide="graphiql"))
-        asked = await _read(request)
-        for name, python_type, json_type in _MEMBERS:
-            if not isinstance(asked.get(name), python_type | None):
-                raise HTTPException(400, f"{name} must be {json_type} or null.")
-        query = self._documents.resolve_document(asked)
-        variables, operation_name = asked.get("variables"), asked.get("operationName")
+            return pages.graphiql()
+        query, variables, operation_name = self._members(await _read(request))
         if request.method == "GET" and _is_change(query, operation_name):
             raise HTTPException(405, "Send a mutation by POST.", {"Allow": "POST"})
+        if in_events:
+            return EventStream(schema.results(query, variables, context, operation_name))
         result = await schema.execute(
             query, variables, context_value=context, operation_name=operation_name
         )
-        body: dict[str, Any] = {}
-        if result.data is not None or any(error.path for error in result.errors or ()):
-            body["data"] = result.data  # which is left out where nothing was run
-        if result.errors:
-            body["errors"] = [error.formatted for error in result.errors]
-        if result.extensions:
-            body["extensions"] = result.extensions
-        return answer(body, media_type)
+        return answer(shown(result), media_type)
 
-    async def _context(self, request: Request) -> Context:
-        viewer = await self._door.viewer(request.headers.get("authorization"))
+    def _members(self, asked: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None, str | None]:
+        """The document that is asked for, its variables and the name of the operation to run."""
+        for name, python_type, json_type in _MEMBERS:
+            if not isinstance(asked.get(name), python_type | None):
+                raise BadInput(f"{name} must be {json_type} or null.")
+        query = self._documents.resolve_document(asked)
+        return query, asked.get("variables"), asked.get("operationName")
+
+    async def connect(self, websocket: WebSocket) -> None:
+        """The same over WebSocket."""
+        await Socket(websocket, self._results, self._viewer).serve()
+
+    async def _results(
+        self, asked: Any, authorization: Any
+    ) -> AsyncGenerator[ExecutionResult, None]:
+        try:
+            if not isinstance(asked, dict):
+                raise BadInput("The payload must be a JSON object.")
+            query, variables, operation_name = self._members(asked)
+            context = await self._context(authorization)
+        except Exception as error:
+            yield rejected(error, request_id())
+            return
+        async with aclosing(schema.results(query, variables, context, operation_name)) as results:
+            async for result in results:
+                yield result
+
+    async def _viewer(self, authorization: str | None) -> Viewer | None:
+        viewer = await self._door.viewer(authorization)
         if viewer is None and not self._in_development:
             raise Unauthenticated
+        return viewer
+
+    async def _context(self, authorization: str | None) -> Context:
         return Context(
             database=self._database,
             providers=self._providers,
-            known_viewer=viewer,
+            known_viewer=await self._viewer(authorization),
             request_id=request_id(),
             shows_schema=self._in_development,
             limiter=self._limiter,
+            ask_again=partial(self._viewer, authorization),
         )
 
 
