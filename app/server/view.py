@@ -71,8 +71,8 @@ class BoundedRequest(Request):
 
 
 @lru_cache(256)
-def _accepted(accept: str) -> str:
-    """The media type of the answer: of the two there are, the one that is liked best."""
+def _accepted(accept: str) -> tuple[str, bool]:
+    """The media type of the answer, of the two the one that is liked best; and whether events are liked better."""
     liked = dict[str, float]()
     for part in accept.split(","):
         name, *parameters = [text.strip().lower() for text in part.split(";")]
@@ -81,7 +81,8 @@ def _accepted(accept: str) -> str:
             liked[name] = float(weight)
     graphql = liked.get(GRAPHQL_JSON, 0.0)
     stock = liked.get(JSON, liked.get("application/*", liked.get("*/*", 0.0)))
-    return GRAPHQL_JSON if graphql > 0 and graphql >= stock else JSON
+    media_type = GRAPHQL_JSON if graphql > 0 and graphql >= stock else JSON
+    return media_type, liked.get(EVENTS, 0.0) > max(graphql, stock)
 
 
 class GraphQLView:
@@ -105,9 +106,9 @@ class GraphQLView:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = BoundedRequest(scope, receive)
         accept = request.headers.get("accept", "")[:_MAX_ACCEPT]
-        media_type = _accepted(accept)
+        media_type, in_events = _accepted(accept)
         try:
-            response = await self._respond(request, media_type, EVENTS in accept)
+            response = await self._respond(request, media_type, in_events)
         except ClientDisconnect:
             return
         except HTTPException as error:
