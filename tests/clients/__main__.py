@@ -100,7 +100,7 @@ def on_two_servers(database_url: str) -> None:
 
 
 @contextmanager
-def served(database_url: str, processes: int = 1, **others: str) -> Iterator[dict[str, str]]:
+def served(database_url: str, processes: int = 1, **others: Any) -> Iterator[dict[str, Any]]:
     """Server processes, and what the programs need to know of them."""
     with running(database_url, processes, **others) as servers:
         tokens = {
@@ -121,7 +121,7 @@ def billing(database_url: str, *arguments: str, **others: str) -> str:
     return done.stdout.strip()
 
 
-def run(*command: str | Path, cwd: Path = HERE, fails: bool = False, **settings: str) -> None:
+def run(*command: str | Path, cwd: Path = HERE, fails: bool = False, **settings: Any) -> None:
     """Runs a program; what it says is shown where it goes wrong."""
     done = subprocess.run(
         command,

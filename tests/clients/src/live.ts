@@ -10,13 +10,14 @@ import { ApolloClient, InMemoryCache } from "@apollo/client";
 import { PersistedQueryLink } from "@apollo/client/link/persisted-queries";
 import { GraphQLWsLink } from "@apollo/client/link/subscriptions";
 import type { TypedDocumentNode } from "@graphql-typed-document-node/core";
-import { Client, subscriptionExchange } from "@urql/core";
+import { Client, CombinedError, subscriptionExchange } from "@urql/core";
 import { persistedExchange } from "@urql/exchange-persisted";
 import type { DocumentNode } from "graphql";
 import { print } from "graphql";
 import { createClient as createEventClient } from "graphql-sse";
+import type { Client as EventClient } from "graphql-sse";
 import { createClient as createSocketClient } from "graphql-ws";
-import type { Client as SocketClient } from "graphql-ws";
+import type { Client as SocketClient, Sink as GraphQLWsSink } from "graphql-ws";
 import { WebSocket } from "ws";
 
 import {
@@ -82,12 +83,16 @@ function ofGraphqlWs(token: string): Watcher {
   };
 }
 
-function ofGraphqlSse(token: string): Watcher {
-  const client = createEventClient({
+function listen(token: string): EventClient {
+  return createEventClient({
     url,
     headers: { Authorization: `Bearer ${token}` },
     retryAttempts: 0,
   });
+}
+
+function ofGraphqlSse(token: string): Watcher {
+  const client = listen(token);
   return {
     subscribe: (document, variables, sink) => {
       client.subscribe({ ...request(document), variables }, into(sink));
@@ -137,7 +142,9 @@ function ofUrql(token: string): Watcher {
   });
   const live = subscriptionExchange({
     forwardSubscription: ({ query = "", ...others }) => ({
-      subscribe: (sink) => ({ unsubscribe: socket.subscribe({ query, ...others }, into(sink)) }),
+      subscribe: (sink) => ({
+        unsubscribe: socket.subscribe({ query, ...others }, sink as GraphQLWsSink),
+      }),
     }),
   });
   const client = new Client({
@@ -204,6 +211,14 @@ async function watch(name: string, watcher: Watcher): Promise<void> {
   await watcher.close();
 }
 
+/** What a client tells of a connection that failed. */
+function said(fault: unknown): string {
+  if (fault instanceof CombinedError) return said(fault.networkError);
+  if (fault instanceof Error) return fault.message;
+  const { code, reason } = fault as CloseEvent;
+  return `${String(code)} ${reason}`;
+}
+
 async function beRefused(name: string, watcher: Watcher): Promise<void> {
   const faults: unknown[] = [];
   const seen: unknown[] = [];
@@ -212,8 +227,24 @@ async function beRefused(name: string, watcher: Watcher): Promise<void> {
     error: (fault) => faults.push(fault),
   });
   await eventually(`${name} is told of a refusal`, seen, () => faults.length > 0);
-  console.log(name, inspect(faults[0]));
+  assert.match(said(faults[0]), /401|4403 The token is malformed/, name);
   await watcher.close();
+}
+
+/** Over both protocols: the text of a trusted document is another one than what a client prints. */
+async function textIsRefused(): Promise<void> {
+  const asked = { query: print(BalanceChangedDocument), variables: { mandateId, userId } };
+  for (const client of [connect(tokens.member), listen(tokens.member)]) {
+    const faults: unknown[] = [];
+    const seen: unknown[] = [];
+    client.subscribe(
+      asked,
+      into({ next: (data) => seen.push(data), error: (fault) => faults.push(fault) }),
+    );
+    await eventually("a text is refused", seen, () => faults.length > 0);
+    assert.match(inspect(faults[0]), /trusted documents alone|400/);
+    await client.dispose();
+  }
 }
 
 const clients = {
@@ -226,3 +257,4 @@ for (const [name, create] of Object.entries(clients)) {
   await watch(name, create(tokens.member));
   await beRefused(name, create("none.of.ours"));
 }
+if (isTrusted) await textIsRefused();
