@@ -48,7 +48,7 @@ async def main() -> None:
 
 
 def generate() -> None:
-    run(NODE / "graphql-codegen", "--config", "codegen.ts", "--silent")
+    run(NODE / "graphql-codegen", "--config", "codegen.ts")
     run(NODE / "tsc")
     run(
         *(NODE / "eslint", "--config", HERE / "eslint.config.js", "--max-warnings", "0"),
