@@ -64,7 +64,7 @@ class _Protocol(HttpToolsProtocol):
 class _WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.logger = _websockets  # uvicorn's own tells the address with its query
+        self.logger = self.conn.logger = _websockets  # uvicorn's tells the address with its query
 
 
 class _Config(uvicorn.Config):

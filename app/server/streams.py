@@ -7,6 +7,7 @@ is dropped.
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from datetime import timedelta
@@ -42,6 +43,8 @@ MAX_OPERATIONS = 100
 """Of one connection at once."""
 _MAX_REASON = 120
 """In bytes: a close frame takes 123."""
+
+logger = logging.getLogger("billing.streams")
 
 Run = Callable[[Any, str | None], AsyncGenerator[ExecutionResult, None]]
 """Runs what was asked for, the members of a request, by whom this authorization names."""
@@ -114,7 +117,7 @@ class _Adapter(ASGIWebSocketAdapter):
                 await super().send_json(message)
         except TimeoutError:
             self._socket.drop()
-            raise WebSocketDisconnected from None
+            raise asyncio.CancelledError from None
 
     async def close(self, code: int, reason: str) -> None:
         told = (self._socket.refusal or reason).encode()[:_MAX_REASON]
@@ -126,6 +129,10 @@ class _Handler(BaseGraphQLTransportWSHandler[Any, None]):
         # All that is asked for goes where the query does: it is read there, as that of any request.
         whole: Any = {**message, "payload": {"query": message["payload"]}}
         await super().handle_subscribe(whole)
+
+    async def handle_task_exception(self, error: Exception) -> None:
+        if not isinstance(error, WebSocketDisconnected):
+            logger.error("an operation over WebSocket failed", exc_info=error)
 
     @staticmethod
     def _get_pre_execution_close_reason(_: GraphQLError) -> None:

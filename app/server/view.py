@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing, suppress
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from graphql import GraphQLError, OperationType
@@ -70,9 +70,19 @@ class BoundedRequest(Request):
             raise HTTPException(408, f"A request arrives within {BODY_SECONDS} seconds.") from None
 
 
+class _Accepted(NamedTuple):
+    media_type: str
+    """Of the two for one answer, the one that is liked best."""
+    takes_events: bool
+    prefers_events: bool
+
+    def in_events(self, kind: OperationType | None) -> bool:
+        """Whether the results go out as events: a subscription has no other way over HTTP."""
+        return self.prefers_events or (self.takes_events and kind is OperationType.SUBSCRIPTION)
+
+
 @lru_cache(256)
-def _accepted(accept: str) -> tuple[str, bool]:
-    """The media type of the answer, of the two the one that is liked best; and whether events are liked better."""
+def _accepted(accept: str) -> _Accepted:
     liked = dict[str, float]()
     for part in accept.split(","):
         name, *parameters = [text.strip().lower() for text in part.split(";")]
@@ -81,8 +91,9 @@ def _accepted(accept: str) -> tuple[str, bool]:
             liked[name] = float(weight)
     graphql = liked.get(GRAPHQL_JSON, 0.0)
     stock = liked.get(JSON, liked.get("application/*", liked.get("*/*", 0.0)))
+    events = liked.get(EVENTS, 0.0)
     media_type = GRAPHQL_JSON if graphql > 0 and graphql >= stock else JSON
-    return media_type, liked.get(EVENTS, 0.0) > max(graphql, stock)
+    return _Accepted(media_type, events > 0, events > max(graphql, stock))
 
 
 class GraphQLView:
@@ -105,10 +116,10 @@ class GraphQLView:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = BoundedRequest(scope, receive)
-        accept = request.headers.get("accept", "")[:_MAX_ACCEPT]
-        media_type, in_events = _accepted(accept)
+        accepted = _accepted(request.headers.get("accept", "")[:_MAX_ACCEPT])
+        media_type = accepted.media_type
         try:
-            response = await self._respond(request, media_type, in_events)
+            response = await self._respond(request, accepted)
         except ClientDisconnect:
             return
         except HTTPException as error:
@@ -118,21 +129,22 @@ class GraphQLView:
             response = explained(error, _STATUS, media_type)
         await response(scope, receive, send)
 
-    async def _respond(self, request: Request, media_type: str, in_events: bool) -> Response:
+    async def _respond(self, request: Request, accepted: _Accepted) -> Response:
         context = await self._context(request.headers.get("authorization"))
         if request.method not in ("GET", "POST"):  # Starlette adds HEAD, which must change nothing
             raise HTTPException(405, "Send GET or POST.", {"Allow": "GET, POST"})
         if self._in_development and _wants_page(request):
             return pages.graphiql()
         query, variables, operation_name = self._members(await _read(request))
-        if request.method == "GET" and _is_change(query, operation_name):
+        kind = _kind(query, operation_name)
+        if request.method == "GET" and kind is OperationType.MUTATION:
             raise HTTPException(405, "Send a mutation by POST.", {"Allow": "POST"})
-        if in_events:
+        if accepted.in_events(kind):
             return EventStream(schema.results(query, variables, context, operation_name))
         result = await schema.execute(
             query, variables, context_value=context, operation_name=operation_name
         )
-        return answer(shown(result), media_type)
+        return answer(shown(result), accepted.media_type)
 
     def _members(self, asked: Mapping[str, Any]) -> tuple[str, dict[str, Any] | None, str | None]:
         """The document that is asked for, its variables and the name of the operation to run."""
@@ -213,9 +225,9 @@ def _decoded(text: str | bytes) -> Any:
         raise HTTPException(400, "The request is no JSON.") from None
 
 
-def _is_change(query: str, operation_name: str | None) -> bool:
+def _kind(query: str, operation_name: str | None) -> OperationType | None:
+    """Of the operation; None where it cannot be told: what is wrong is told when it is run."""
     try:
-        operation = select_operation(parse_document(query), operation_name)
+        return select_operation(parse_document(query), operation_name).operation
     except (GraphQLError, RequestError):
-        return False  # what is wrong is told when it is run
-    return operation.operation is OperationType.MUTATION
+        return None
