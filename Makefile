@@ -1,4 +1,4 @@
-# Each target sets up what it needs with Python 3.11 or newer and make; test also needs redis-server, suites Node.js.
+# Each target sets up what it needs with Python 3.11 or newer and make; test also needs redis-server; suites, clients, pages and e2e Node.js; e2e Chromium.
 PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1
