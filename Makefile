@@ -1,4 +1,4 @@
-# Each target sets up what it needs with Python 3.11 or newer and make; test also needs redis-server, suites Node.js.
+# Each target sets up what it needs with Python 3.11 or newer and make; test also needs redis-server; suites, clients, pages and e2e Node.js; e2e Chromium.
 PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1
@@ -7,11 +7,12 @@ BENCH ?=
 BIN := .venv/bin
 READY := .venv/ready
 SUITES := tests/suites
+CLIENTS := tests/clients
 # Each directory with a vite.config.ts is a page, which is built into the package.
 PAGES := $(patsubst %/vite.config.ts,%,$(wildcard */vite.config.ts))
 HAS_NODE := command -v npm >/dev/null && node -e 'process.exit(+(parseInt(process.versions.node) < 20))' 2>/dev/null
 
-.PHONY: run setup pages test suites e2e bench check format lock schema clean
+.PHONY: run setup pages test suites clients e2e bench check format lock schema clean
 
 run: $(READY) ## Serve on PORT, with demo data where the database is empty
 	@if $(HAS_NODE); then $(MAKE) --silent pages || echo 'The pages could not be built: serving without them.'; \
@@ -29,6 +30,9 @@ test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
 
 suites: $(READY) $(SUITES)/.venv/ready $(SUITES)/node_modules/ready ## Public suites against a real server; needs Node.js and npm, too
 	$(BIN)/python -m tests.suites
+
+clients: $(READY) $(CLIENTS)/.venv/ready $(CLIENTS)/node_modules/ready ## Generated clients and real subscribers, against real servers; needs Node.js 20 or newer and npm
+	$(BIN)/python -m tests.clients
 
 e2e: $(READY) pages ## The pages in Chromium, on SQLite and on PostgreSQL
 	$(BIN)/pytest tests/e2e
@@ -57,6 +61,8 @@ lock: $(READY) ## Resolve the newest versions that pyproject.toml allows
 	  --generate-hashes --no-emit-index-url --no-header --quiet -o requirements.lock
 	$(BIN)/uv pip compile $(SUITES)/requirements.in --universal --python-version 3.11 --upgrade \
 	  --generate-hashes --no-emit-index-url --no-header --quiet -o $(SUITES)/requirements.lock
+	$(BIN)/uv pip compile $(CLIENTS)/requirements.in --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-emit-index-url --no-header --quiet -o $(CLIENTS)/requirements.lock
 
 $(READY): .venv/locked pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
@@ -69,7 +75,7 @@ $(READY): .venv/locked pyproject.toml
 	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-$(SUITES)/.venv/ready: $(SUITES)/requirements.lock
+%/.venv/ready: %/requirements.lock
 	@$(PYTHON) -m venv --clear $(@D)
 	@$(@D)/bin/pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
@@ -86,4 +92,4 @@ $(PAGES:%=app/static/%/index.html): app/static/%/index.html: %/node_modules/read
 	@touch $@
 
 clean: ## Remove what was installed and the development database
-	rm -rf .venv $(SUITES)/.venv $(SUITES)/node_modules $(PAGES:%=%/node_modules) app/static billing.db billing.db-shm billing.db-wal
+	rm -rf .venv $(SUITES)/.venv $(SUITES)/node_modules $(CLIENTS)/.venv $(CLIENTS)/node_modules $(PAGES:%=%/node_modules) app/static billing.db billing.db-shm billing.db-wal

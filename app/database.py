@@ -297,7 +297,7 @@ class Database:
 
     async def _notify(self, payloads: list[str]) -> None:
         async with self.read() as connection:
-            await connection.execute(postgresql.NOTIFY, {"payloads": payloads})
+            await postgresql.notify(connection, payloads)
 
     def begin_by(self) -> float:
         """Until when, by the clock of the loop, the last attempt at what is asked for now begins."""

@@ -8,9 +8,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import text
 from sqlalchemy.exc import InvalidatePoolError
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app.feed import CHANNEL, Feed
 
@@ -19,9 +18,7 @@ IDLE_SECONDS = 1.0
 LISTEN_AGAIN_SECONDS = 1.0
 CHECK_SECONDS = 10.0
 """How often a connection that only listens is asked whether it is still there."""
-NOTIFY = text(
-    "SELECT pg_notify(:channel, payload) FROM unnest(CAST(:payloads AS text[])) AS payload"
-).bindparams(channel=CHANNEL)
+_NOTIFY = "SELECT pg_notify($1, payload) FROM unnest($2::text[]) AS payload"
 
 logger = logging.getLogger("billing.postgresql")
 
@@ -58,6 +55,12 @@ def server_settings(
         "idle_in_transaction_session_timeout": idle,
     }
     return {name: f"{value * 1000:.0f}" for name, value in seconds.items() if value is not None}
+
+
+async def notify(connection: AsyncConnection, payloads: list[str]) -> None:
+    """Passes these on to whoever is `hearing`, in this process and in others."""
+    driver: Any = (await connection.get_raw_connection()).driver_connection
+    await driver.execute(_NOTIFY, CHANNEL, payloads)
 
 
 @asynccontextmanager

@@ -324,10 +324,13 @@ async def test_an_event_is_checked_when_it_is_told_not_when_it_happened(
     acme: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Booked while alice was a member, read by the stream when she is no more."""
-    monkeypatch.setattr(changes, "PACE_SECONDS", 0.3)
+    is_removed = asyncio.Event()
+    monkeypatch.setattr(changes, "_next", lambda _: is_removed.wait())
     async with added(acme, "alice") as rows:
         await record(acme, usage_event(1, user_id="alice"))
         await remove_membership(acme, OPERATOR, MANDATE, "alice")
+        await acme.feed.flush()
+        is_removed.set()
         assert await rows.is_over()
 
 

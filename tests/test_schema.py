@@ -1,11 +1,14 @@
 """What frontends generate their clients from: the committed text, and that nothing in it is left unsaid."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import pytest
 from graphql import (
+    build_schema,
     get_named_type,
     is_introspection_type,
     is_specified_scalar_type,
@@ -21,9 +24,9 @@ TYPES = {
 }
 
 
-def elements() -> Iterator[tuple[str, Any]]:
+def elements(types: Mapping[str, Any] = TYPES) -> Iterator[tuple[str, Any]]:
     """Every type, field, argument and enum value, by its path."""
-    for name, kind in TYPES.items():
+    for name, kind in types.items():
         yield name, kind
         for member_name, member in {
             **getattr(kind, "fields", {}),
@@ -44,6 +47,50 @@ def test_everything_is_described() -> None:
     assert len(described) > 300
     assert [path for path, text in described.items() if not text.strip()] == []
     assert [path for path, text in described.items() if not text.rstrip().endswith(".")] == []
+
+
+def undated(types: Mapping[str, Any]) -> list[str]:
+    """What is deprecated and does not say why, or not until when it stays."""
+    found = []
+    for path, element in elements(types):
+        reason = getattr(element, "deprecation_reason", None)
+        if reason is None:
+            continue
+        why, _, day = reason.rpartition("Gone after ")
+        try:
+            is_dated = bool(
+                re.fullmatch(r"\d{4}-\d\d-\d\d\.", day) and date.fromisoformat(day[:-1])
+            )
+        except ValueError:
+            is_dated = False
+        if not (is_dated and why.strip()):
+            found.append(path)
+    return found
+
+
+def test_what_is_deprecated_says_why_and_until_when() -> None:
+    assert undated(TYPES) == []
+    sample = build_schema("""
+        type Query {
+          good(a: Int @deprecated(reason: "Use b. Gone after 2027-06-30.")): Int
+            @deprecated(reason: "Use better. Gone after 2027-06-30.")
+          bare: Int @deprecated
+          why: Int @deprecated(reason: "Use good.")
+          day: Int @deprecated(reason: "Gone after 2027-06-30.")
+          late: Int @deprecated(reason: "Use good. Gone after 2027-02-30.")
+          taken(a: Int @deprecated(reason: "Use b.")): Kind
+        }
+        enum Kind { OLD @deprecated(reason: "Use NEW, gone after 30 June.") NEW }
+    """)
+    types = {name: sample.type_map[name] for name in ("Query", "Kind")}
+    assert undated(types) == [
+        "Query.bare",
+        "Query.why",
+        "Query.day",
+        "Query.late",
+        "Query.taken(a)",
+        "Kind.OLD",
+    ]
 
 
 def test_left_out_is_not_null() -> None:

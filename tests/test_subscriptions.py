@@ -346,7 +346,7 @@ async def test_who_does_not_say_who_they_are_is_shut_out(server: Server) -> None
         ("Bearer x", "The token is malformed or not signed by us."),
         (1, "Send a token: Authorization: Bearer …"),
         ([], "Send a token: Authorization: Bearer …"),
-        (f"Bearer {token('nobody')}", "The token's user is unknown or disabled."),
+        (f"Bearer {token('nobody', 3600)}", "The token's user is unknown or disabled."),
         (f"Bearer {token('alice', -1)}", "The token has expired: get a new one."),
     ],
 )

@@ -194,7 +194,7 @@ class GraphQLView:
 def _wants_page(request: Request) -> bool:
     return (
         request.method == "GET"
-        and "query" not in request.query_params
+        and not {"query", "documentId", "extensions"} & request.query_params.keys()
         and "text/html" in request.headers.get("accept", "")
     )
 

@@ -86,6 +86,7 @@ def test_it_opens_with_the_operations_of_the_daily_work(page: Page) -> None:
     )
     open_tab(page, "AddCredit")
     expect(page.get_by_role("region", name="Variables")).to_contain_text('"amount": "25.00"')
+    expect(page.get_by_role("img", name="play icon")).to_be_visible()
     assert len(page.workers) >= 2, "the editors work without their helpers"
 
 
