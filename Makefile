@@ -35,6 +35,7 @@ clients: $(READY) $(CLIENTS)/.venv/ready $(CLIENTS)/node_modules/ready ## Genera
 	$(BIN)/python -m tests.clients
 
 e2e: $(READY) pages ## The pages in Chromium, on SQLite and on PostgreSQL
+	@cd dashboard && npm test --silent
 	$(BIN)/pytest tests/e2e
 
 bench: $(READY) ## Our server against hand-written routes and stock Strawberry: one table, in seven minutes
