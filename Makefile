@@ -10,20 +10,20 @@ SUITES := tests/suites
 CLIENTS := tests/clients
 # Each directory with a vite.config.ts is a page, which is built into the package.
 PAGES := $(patsubst %/vite.config.ts,%,$(wildcard */vite.config.ts))
-HAS_NODE := command -v npm >/dev/null && node -e 'process.exit(+(parseInt(process.versions.node) < 20))' 2>/dev/null
+HAS_NODE := command -v npm >/dev/null && node -e 'process.exit(+((([a, b]) => a < 20 || (a === 20 && b < 19))(process.versions.node.split(".").map(Number))))' 2>/dev/null
 
 .PHONY: run setup pages test suites clients e2e bench check format lock schema clean
 
 run: $(READY) ## Serve on PORT, with demo data where the database is empty
-	@if $(HAS_NODE); then $(MAKE) --silent pages || echo 'The pages could not be built: serving without them.'; \
-	  else echo 'Node.js 20 or newer and npm are missing: serving the API without the dashboard and GraphiQL.'; fi
+	@if $(HAS_NODE); then $(MAKE) --silent pages || echo 'The pages could not be built: serving what was built before, if anything.'; \
+	  else echo 'Node.js 20.19 or newer and npm are missing: serving the API without the dashboard and GraphiQL.'; fi
 	@$(BIN)/billing migrate
 	@$(BIN)/billing seed-demo --if-empty
 	@$(BIN)/billing serve --demo --host $(HOST) --port $(PORT)
 
 setup: $(READY) ## Install into .venv
 
-pages: $(PAGES:%=app/static/%/index.html) ## Build the dashboard and GraphiQL; needs Node.js 20 or newer and npm
+pages: $(PAGES:%=app/static/%/index.html) ## Build the dashboard and GraphiQL; needs Node.js 20.19 or newer and npm
 
 test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
 	$(BIN)/pytest $(ARGS)
@@ -31,7 +31,7 @@ test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
 suites: $(READY) $(SUITES)/.venv/ready $(SUITES)/node_modules/ready ## Public suites against a real server; needs Node.js and npm, too
 	$(BIN)/python -m tests.suites
 
-clients: $(READY) $(CLIENTS)/.venv/ready $(CLIENTS)/node_modules/ready ## Generated clients and real subscribers, against real servers; needs Node.js 20 or newer and npm
+clients: $(READY) $(CLIENTS)/.venv/ready $(CLIENTS)/node_modules/ready ## Generated clients and real subscribers, against real servers; needs Node.js 20.19 or newer and npm
 	$(BIN)/python -m tests.clients
 
 e2e: $(READY) pages ## The pages in Chromium, on SQLite and on PostgreSQL
@@ -82,7 +82,7 @@ $(READY): .venv/locked pyproject.toml
 	@touch $@
 
 %/node_modules/ready: %/package-lock.json
-	@command -v npm >/dev/null || (echo 'npm is missing: install Node.js 20 or newer.'; exit 1)
+	@command -v npm >/dev/null || (echo 'npm is missing: install Node.js 20.19 or newer.'; exit 1)
 	@cd $* && npm ci --silent
 	@touch $@
 

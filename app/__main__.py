@@ -39,7 +39,6 @@ cli = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-_DAY = 24 * 60 * 60
 _Work = Callable[..., Coroutine[Any, Any, None]]
 _UserId = Annotated[str, typer.Argument(metavar="ID", help="The user's id, as in tokens.")]
 
@@ -53,8 +52,9 @@ def main() -> None:
     try:
         cli()
     except DatabaseUnavailable as error:
-        cause = getattr(error.__cause__, "orig", None) or error.__cause__
-        _fail(f"The database cannot be reached: {cause}")
+        _fail(
+            f"The database cannot be reached: {getattr(error.__cause__, 'orig', error.__cause__)}"
+        )
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except DBAPIError as error:
@@ -138,19 +138,15 @@ def serve(
         ),
     ] = 5,
     demo_users: Annotated[
-        bool,
-        typer.Option(
-            "--demo",
-            help="Print a token for a demo user of each role, and let the pages sign in as them.",
-        ),
+        bool, typer.Option("--demo", help="Print tokens of demo users; pages sign in as them.")
     ] = False,
 ) -> None:
     """Serves the GraphQL API and the pages. The database must be migrated."""
     settings = load_settings(workers)
     if settings.trusted_documents:
-        from app.server.persisted import trusted_documents  # noqa: PLC0415  (as export-schema)
+        from app.server.persisted import load_trusted  # noqa: PLC0415  (as export-schema)
 
-        trusted_documents(settings)  # a worker that finds a fault is started again for ever
+        load_trusted(settings)  # a worker that finds a fault is started again for ever
 
     async def prepare() -> None:
         async with _migrated(settings, PROMPT) as database:
@@ -159,7 +155,7 @@ def serve(
                 typer.echo(await demo.invitation(settings, database, f"http://{host}:{port}"))
 
     asyncio.run(prepare())
-    if settings.smtp_url is None:
+    if not settings.smtp_url:
         typer.echo("BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.", err=True)
     process.serve(settings, host, port, workers, drain, demo_users)
 
@@ -216,7 +212,7 @@ async def user_erase(user_id: _UserId) -> None:
 async def token(
     user_id: _UserId,
     ttl: Annotated[
-        int, typer.Option(min=1, max=366 * _DAY, metavar="SECONDS", help="How long it is valid.")
+        int, typer.Option(min=1, max=366 * 86_400, metavar="SECONDS", help="How long it is valid.")
     ] = 3600,
 ) -> None:
     """Prints a bearer token for a user, and nothing else."""

@@ -6,7 +6,6 @@ SQLite and PostgreSQL behave alike behind this module. It knows no table.
 import asyncio
 import math
 import random
-import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
@@ -24,7 +23,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
-from app import feed, postgresql, sqlite
+from app import faults, feed, postgresql, sqlite
 from app.lending import Lending
 from app.metrics import RETRIES
 from app.silence import SilenceWatch
@@ -68,31 +67,6 @@ PROBE_SECONDS = 2.0
 LONG_STATEMENT_SECONDS = 600
 """For one statement of the proof of a whole ledger: minutes, of ten million transactions."""
 ATTEMPTS = 8
-_SQLSTATES_TO_RETRY = {
-    "23505",  # unique violation: the other one has committed by now
-    "40001",  # serialization
-    "40P01",  # deadlock
-    "55P03",  # lock not available
-}
-_SQLITE_CODES_TO_RETRY = {
-    sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY,
-    sqlite3.SQLITE_CONSTRAINT_UNIQUE,
-}
-_SQLSTATES_OF_ABSENCE = {
-    "08",  # connection
-    "28",  # no such login
-    "3D",  # no such database
-    "53",  # resources
-    "57",  # operator intervention
-}
-_SQLITE_CODES_OF_ABSENCE = {
-    sqlite3.SQLITE_CANTOPEN,
-    sqlite3.SQLITE_CORRUPT,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_IOERR,
-    sqlite3.SQLITE_NOTADB,
-    sqlite3.SQLITE_READONLY,
-}
 _DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
 
@@ -118,8 +92,8 @@ class Database:
         """For what keeps a connection for long: a few at a time leave the others theirs."""
         self.long_reads = asyncio.Semaphore(1)
         """For each page of what reads many: they take turns, so that nobody else waits for all of them."""
-        self.under_way: set[asyncio.Task[None]] = set()
-        """Units of work that several wait for: they are not broken off when one of these leaves."""
+        self.under_way: set[asyncio.Task[Any]] = set()
+        """Units of work: they are not broken off when whoever waits for them leaves."""
         self._waits = waits
         self.feed = feed.Feed(None if self.is_sqlite else self._notify)
         """What every unit of work has noted is told here, once it is committed."""
@@ -211,7 +185,9 @@ class Database:
                 with self._watched(lent.driver_connection):
                     found = await statement.run(lent, engine.dialect, values)
             except BaseException as error:
-                if isinstance(error, DBAPIError) and not error.connection_invalidated:
+                is_whole = isinstance(error, DBAPIError) and not error.connection_invalidated
+                # Whoever leaves: SQLite's thread goes on to the end of the statement by itself.
+                if is_whole or (self.is_sqlite and isinstance(error, asyncio.CancelledError)):
                     await self._lending.take_back(lent)
                 else:
                     await self._lending.give_up(lent)
@@ -252,15 +228,13 @@ class Database:
         by = self.begin_by() if begin_by is None else begin_by
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                with _unavailable(retried=True):
-                    async with self._connected(self._writer, by) as connection:
-                        feed.begin(connection)
-                        async with connection.begin():
-                            result = await unit(connection)
-                        self.feed.tell(feed.noted(connection))
-                        return result
+                # Whoever leaves in its midst breaks off no commit, nor what is told of it.
+                task = asyncio.create_task(self._attempt(unit, by))
+                self.under_way.add(task)
+                task.add_done_callback(self.under_way.discard)
+                return await asyncio.shield(task)
             except DBAPIError as error:
-                if not _passes_on_retry(error):
+                if not faults.passes_on_retry(error):
                     raise
                 pause = random.uniform(0, 0.01 * 2**attempt)
                 if attempt == ATTEMPTS and isinstance(error, IntegrityError):
@@ -270,6 +244,15 @@ class Database:
                 RETRIES.inc()
                 await asyncio.sleep(pause)
         raise AssertionError("unreachable")
+
+    async def _attempt(self, unit: Unit[T], by: float) -> T:
+        with _unavailable(retried=True):
+            async with self._connected(self._writer, by) as connection:
+                feed.begin(connection)
+                async with connection.begin():
+                    result = await unit(connection)
+                self.feed.tell(feed.noted(connection))
+                return result
 
     async def ask(self, question: Unit[T]) -> T:
         """What a question is answered on a connection of its own, or DatabaseUnavailable in 2 s.
@@ -292,7 +275,7 @@ class Database:
         return task.result()
 
     def hearing(self) -> AbstractAsyncContextManager[None]:
-        """Meanwhile the feed has the words of other processes, too, which SQLite cannot pass on."""
+        """Meanwhile the feed has the words of every process; on SQLite always, of its own alone."""
         return nullcontext() if self.is_sqlite else postgresql.hearing(self._prober, self.feed)
 
     async def _notify(self, payloads: list[str]) -> None:
@@ -364,12 +347,7 @@ def _unavailable(*, retried: bool) -> Iterator[None]:
     except (OSError, PoolTimeout) as error:
         raise DatabaseUnavailable from (error if str(error) else TimeoutError("it does not answer"))
     except DBAPIError as error:
-        if (
-            error.connection_invalidated
-            or _sqlstate(error)[:2] in _SQLSTATES_OF_ABSENCE
-            or _sqlite_code(error) & 0xFF in _SQLITE_CODES_OF_ABSENCE
-            or (not retried and _passes_on_retry(error))
-        ):
+        if faults.means_absence(error) or (not retried and faults.passes_on_retry(error)):
             raise DatabaseUnavailable from error
         raise
 
@@ -380,21 +358,3 @@ def _now() -> float:
 
 async def _say_something(connection: AsyncConnection) -> None:
     await connection.execute(text("SELECT 1"))
-
-
-def _passes_on_retry(error: DBAPIError) -> bool:
-    code = _sqlite_code(error)
-    return (
-        _sqlstate(error) in _SQLSTATES_TO_RETRY
-        or code in _SQLITE_CODES_TO_RETRY
-        or code & 0xFF == sqlite3.SQLITE_BUSY
-    )
-
-
-def _sqlstate(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
-
-
-def _sqlite_code(error: DBAPIError) -> int:
-    """The extended result code; 0 where the error is not SQLite's."""
-    return int(getattr(error.orig, "sqlite_errorcode", 0))

@@ -53,8 +53,7 @@ def note(
     transaction_id: str | None = None,
 ) -> None:
     """What the unit of work on this connection changes, to be told when it is committed."""
-    noted = connection.info.setdefault("noted", {})
-    ids = noted.setdefault((mandate_id, user_id), [])
+    ids = connection.info.setdefault("noted", {}).setdefault((mandate_id, user_id), [])
     if transaction_id:
         ids.append(transaction_id)
 
@@ -76,33 +75,39 @@ def noted(connection: AsyncConnection) -> list[Word]:
 class Watch:
     """What one stream has not yet taken notice of."""
 
-    def __init__(self, viewer_id: str) -> None:
+    def __init__(self, viewer_id: str, *, is_over: bool) -> None:
         self.viewer_id = viewer_id
         self.only_user: str | None = None
         """Whose changes matter to it; None for everybody's."""
         self.is_behind = False
         """Whether words were lost: of those there may have been, it knows nothing."""
-        self.is_over = False
+        self.is_over = is_over
         """Whether the server is ending."""
         self._ids: dict[str, None] = {}
         self._heard = asyncio.Event()
 
     def hear(self, word: Word) -> None:
-        if self.only_user not in (None, word.user_id) and word.user_id is not None:
+        if word.user_id is None:
+            self.only_user = None  # it may be a role that has changed: the next look tells
+        elif self.only_user not in (None, word.user_id):
             return
         self._ids.update(dict.fromkeys(word.transaction_ids))
         if len(self._ids) > KEPT_IDS:
             self.lose()
+        self.wake()
+
+    def wake(self) -> None:
+        """There may be something new."""
         self._heard.set()
 
     def lose(self) -> None:
         self.is_behind = True
         self._ids.clear()
-        self._heard.set()
+        self.wake()
 
     def end(self) -> None:
         self.is_over = True
-        self._heard.set()
+        self.wake()
 
     def take(self, most: int) -> list[str]:
         """The ids of the first new transactions, which are known from now on."""
@@ -128,13 +133,14 @@ class Feed:
         self._unsent: list[Word] = []
         self._sending: asyncio.Task[None] | None = None
         self._hearing = asyncio.Event()
+        self._is_over = False
         if notify is None:
             self._hearing.set()
 
     @contextmanager
     def watch(self, mandate_id: str, viewer_id: str) -> Iterator[Watch]:
         """What changes in this mandate meanwhile, or of this user."""
-        watch = Watch(viewer_id)
+        watch = Watch(viewer_id, is_over=self._is_over)
         self._watches[mandate_id].add(watch)
         STREAMS.inc()
         try:
@@ -150,7 +156,7 @@ class Feed:
         return sum(watch.viewer_id == viewer_id for watch in self._all())
 
     async def is_hearing(self, seconds: float) -> bool:
-        """Whether words of other processes arrive, by then."""
+        """Whether words arrive, by then."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._hearing.wait()
@@ -203,7 +209,8 @@ class Feed:
                     if word == _LOST:
                         watch.lose()
                     elif watch.viewer_id == word.user_id:
-                        watch.hear(Word(""))
+                        watch.only_user = None
+                        watch.wake()
 
     def begin_hearing(self) -> None:
         """Words arrive from now on. There may have been others before."""
@@ -214,7 +221,8 @@ class Feed:
         self._hearing.clear()
 
     def end(self) -> None:
-        """Ends what is watched: the server is ending."""
+        """Ends what is watched, from now on, too: the server is ending."""
+        self._is_over = True
         for watch in self._all():
             watch.end()
 

@@ -80,7 +80,9 @@ async def _keep_hearing(engine: AsyncEngine, feed: Feed) -> None:
         try:
             await _hear(engine, feed)
         except Exception as error:  # whatever it is, another connection is opened
-            logger.warning("Changes of other processes are not heard: %s", type(error).__name__)
+            logger.warning(
+                "Changes are not heard, and streams of transactions end: %s", type(error).__name__
+            )
         finally:
             feed.stop_hearing()
         await asyncio.sleep(LISTEN_AGAIN_SECONDS)

@@ -31,6 +31,8 @@ _MAX_HEADERS = 64 * 1024
 """In bytes, the address among them."""
 _MAX_MESSAGE = 2 * 1024 * 1024
 """In bytes, of a WebSocket: as many as the body of a request."""
+_CLOSE_SECONDS = 5
+"""For the client of a WebSocket that has ended to take the rest."""
 _ONE_CTRL_C_SECONDS = 0.5
 """Within it, a worker gets the same Ctrl-C twice: from the terminal, and passed on."""
 
@@ -65,6 +67,20 @@ class _WebSocketProtocol(WebSocketsSansIOProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.logger = self.conn.logger = _websockets  # uvicorn's tells the address with its query
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.transport.pause_reading()  # else pings that are answered and never read fill the memory
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.read_paused:
+            self.transport.resume_reading()
+
+    def on_task_complete(self, task: Any) -> None:
+        super().on_task_complete(task)
+        # Who does not read what is left would keep the connection.
+        self.loop.call_later(_CLOSE_SECONDS, self.transport.abort)
 
 
 class _Config(uvicorn.Config):

@@ -1,5 +1,6 @@
 """What a resolver finds in `info.context`: who asks, and the loaders of this one request."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -8,7 +9,7 @@ import strawberry
 
 from app.billing.errors import Unauthenticated
 from app.billing.viewer import Viewer
-from app.database import Database
+from app.database import Database, request_begun
 from app.rate_limit import RateLimiter
 from schema.loaders import Loaders
 
@@ -27,7 +28,7 @@ class Context:
     shows_schema: bool = True
     """Whether introspection and suggestions are on."""
     ask_again: Callable[[], Awaitable[Viewer | None]] | None = None
-    """Who asks, read anew."""
+    """Who asks, read anew; None where nothing can be watched."""
 
     @property
     def viewer(self) -> Viewer:
@@ -41,8 +42,8 @@ class Context:
 
     async def look(self) -> Viewer:
         """The viewer as they are now: for each event of a stream, which is read anew."""
-        if self.ask_again:
-            self.known_viewer = await self.ask_again()
+        request_begun.set(asyncio.get_running_loop().time())  # each event has all of its time
+        self.known_viewer = await self.ask_again() if self.ask_again else None
         self.__dict__.pop("load", None)
         return self.viewer
 

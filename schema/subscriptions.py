@@ -35,7 +35,7 @@ class Subscription:
         return cast("AsyncIterator[Balance]", found)
 
     @strawberry.subscription(
-        description="Every transaction that is written from now on and that `transactions` would show, in the order of the ledger within an account. A client that falls 5,000 behind is dropped with UNAVAILABLE."
+        description="Every transaction that is written from now on and that `transactions` would show, once. Several processes write: `sequence` tells the order within an account. A client that falls 5,000 behind is dropped with UNAVAILABLE."
     )
     async def transaction_added(
         self, info: Info, mandate_id: Watched

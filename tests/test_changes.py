@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import feed, postgresql
@@ -18,7 +18,7 @@ from app.billing.changes import added_transactions, balance_changes
 from app.billing.directory import remove_membership
 from app.billing.enums import MembershipRole, UserKind
 from app.billing.errors import BadInput, Forbidden, Unauthenticated, Unavailable
-from app.billing.models import accounts, mandates
+from app.billing.models import accounts, mandates, transactions
 from app.billing.viewer import OPERATOR, load_viewer
 from app.database import Database
 from schema import schema
@@ -98,15 +98,17 @@ async def balance(
 
 @asynccontextmanager
 async def added(database: Database, who: str, mandate_id: str = MANDATE) -> AsyncIterator[Stream]:
-    """A stream that has begun: it has looked once, and nothing older is still to be told."""
-    await database.feed.flush()
+    """A stream that has begun: nothing older is still to be told."""
+    with database.feed.watch("all before", who) as watch:
+        database.feed.tell([feed.Word("all before")])
+        await watch.wait(SECONDS if await database.feed.is_hearing(0) else 0)
     looked = asyncio.Event()
 
     async def look() -> Any:
         try:
             return await load_viewer(database, who)
         finally:
-            asyncio.get_running_loop().call_later(0.05, looked.set)
+            looked.set()  # and in the same step it watches
 
     source = added_transactions(database, look, mandate_id)
     queue: asyncio.Queue[Any] = asyncio.Queue()
@@ -228,6 +230,20 @@ async def test_a_unit_that_runs_again_tells_what_it_wrote_the_last_time(
     assert told == [feed.Word(MANDATE, "alice", ("id-1",))]
 
 
+async def test_what_is_committed_is_told_whoever_has_left(
+    acme: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[feed.Word] = []
+    monkeypatch.setattr(acme.feed, "tell", told.extend)
+    leaving = asyncio.create_task(credit(acme, 5, "alice"))
+    event.listen(acme.engine.sync_engine, "commit", lambda _: leaving.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await asyncio.gather(*acme.under_way)
+    [row] = await read_rows(acme, transactions)
+    assert row.id in [key for word in told for key in word.transaction_ids]
+
+
 async def test_a_hold_that_runs_out_is_seen_without_a_word(
     acme: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -334,6 +350,38 @@ async def test_an_event_is_checked_when_it_is_told_not_when_it_happened(
         assert await rows.is_over()
 
 
+async def _nothing(_: AsyncConnection) -> None:
+    pass
+
+
+async def test_the_rest_of_a_batch_is_not_shown_to_who_has_left(acme: Database) -> None:
+    look = partial(load_viewer, acme, "alice")
+    async with aclosing(added_transactions(acme, look, MANDATE)) as source:
+        first = asyncio.ensure_future(anext(source))
+        while not acme.feed.count("alice"):  # until it watches
+            await acme.ask(_nothing)
+        await record(acme, *(usage_event(1, user_id="alice") for _ in range(5)))
+        async with asyncio.timeout(SECONDS):
+            await first
+            await remove_membership(acme, OPERATOR, MANDATE, "alice")
+            assert await anext(source, None) is None
+
+
+async def test_a_member_who_becomes_an_admin_misses_nothing(
+    acme: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What others book is heard before the stream has looked again."""
+    async with added(acme, "alice") as stream:
+        await credit(acme, 1, "alice")
+        assert (await stream.next()).user_id == "alice"
+        monkeypatch.setattr(changes, "PACE_SECONDS", 1)
+        await credit(acme, 2, "alice")
+        assert (await stream.next()).amount == 2
+        await add_member(acme, "alice", role=MembershipRole.ADMIN)
+        await credit(acme, 3, "bob")
+        assert (await stream.next()).user_id == "bob"
+
+
 async def test_an_admin_who_becomes_a_member_sees_their_own_alone(acme: Database) -> None:
     async with added(acme, "ada") as stream:
         await credit(acme, 1, "alice")
@@ -387,6 +435,10 @@ async def test_the_end_of_the_server_is_told(acme: Database) -> None:
         for stream in (balances, rows):
             with pytest.raises(Unavailable, match="ending"):
                 await stream.next()
+    async with balance(acme, "alice") as late:
+        await late.next()
+        with pytest.raises(Unavailable, match="ending"):
+            await late.next()
 
 
 @pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
@@ -433,22 +485,24 @@ async def test_words_that_cannot_be_sent_are_sent_later(monkeypatch: pytest.Monk
     monkeypatch.setattr(feed, "RETRY_SECONDS", 0.01)
     monkeypatch.setattr(feed, "KEPT_WORDS", 3)
     sent: list[list[str]] = []
-    is_away = True
+    is_away, has_failed = True, asyncio.Event()
 
     async def notify(payloads: list[str]) -> None:
         if is_away:
+            has_failed.set()
             raise ConnectionError
         sent.append(payloads)
 
     there = feed.Feed(notify)
     there.tell([feed.Word("a", "u", ("1",)), feed.Word("a", "u", ("1",))])
-    await asyncio.sleep(0.03)
+    await has_failed.wait()
     is_away = False
     await there.flush()
     assert sent == [['["a","u",["1"]]']]
     is_away = True
+    has_failed.clear()
     there.tell([feed.Word("a", None, (str(n),)) for n in range(4)])
-    await asyncio.sleep(0.03)
+    await has_failed.wait()
     is_away = False
     await there.flush()
     assert sent[1:] == [['["",null,[]]']]

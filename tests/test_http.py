@@ -18,7 +18,6 @@ pytestmark = [
 
 JSON = "application/json"
 GRAPHQL_JSON = "application/graphql-response+json"
-EVENTS = "text/event-stream"
 IS_ADMIN = "{ viewer { isSysAdmin } }"
 
 
@@ -101,27 +100,6 @@ async def test_a_body_of_another_type_is_refused(
     [error] = response.json()["errors"]
     assert (response.status_code, error["extensions"]) == (415, {"code": "BAD_USER_INPUT"})
     assert error["message"] == "Send application/json in UTF-8."
-
-
-@pytest.mark.parametrize(
-    ("accept", "media_type"),
-    [
-        (EVENTS, EVENTS),
-        (f"{EVENTS}, */*;q=0.1", EVENTS),
-        (f"{EVENTS};q=0", JSON),
-        (f"{EVENTS}, */*", JSON),
-        (f"{GRAPHQL_JSON}, {JSON}, {EVENTS}, multipart/mixed", GRAPHQL_JSON),
-        (f"{JSON}, {EVENTS}", JSON),
-    ],
-)
-async def test_events_are_for_who_likes_them_best(
-    database: Database, api: Api, accept: str, media_type: str
-) -> None:
-    """Clients name all that they can read; urql reads no events for a query."""
-    await add_people(database)
-    headers = api.bearer("root") | {"Accept": accept}
-    response = await api.client.post("/graphql", json={"query": IS_ADMIN}, headers=headers)
-    assert response.headers["Content-Type"].split(";")[0] == media_type
 
 
 async def test_several_operations_need_a_name(database: Database, api: Api) -> None:

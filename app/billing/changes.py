@@ -59,7 +59,7 @@ async def balance_changes(
 async def added_transactions(
     database: Database, look: Look, mandate_id: str
 ) -> AsyncGenerator[Any, None]:
-    """The transactions that are written from now on and that the viewer may see, in their order.
+    """The transactions that are written from now on and that the viewer may see, each once.
 
     It ends where the mandate is not, or no longer, the viewer's. Unavailable where some may be missing,
     as for a client that is too slow, and where the server is ending.
@@ -77,6 +77,8 @@ async def added_transactions(
             if ids := watch.take(PAGE):
                 for row in await _added(database, mandate_id, watch.only_user, ids):
                     viewer = await look()
+                    if not viewer.may_see(mandate_id):
+                        return
                     if viewer.only_user(mandate_id) in (None, row.user_id):
                         yield row
             else:
@@ -100,7 +102,8 @@ async def _added(
 
 async def _next(watch: Watch) -> None:
     """Waits until there may be something new."""
-    await asyncio.sleep(PACE_SECONDS)
-    await watch.wait(LOOK_SECONDS)
+    if not watch.is_over:
+        await asyncio.sleep(PACE_SECONDS)
+        await watch.wait(LOOK_SECONDS)
     if watch.is_over:
         raise Unavailable("The server is ending: subscribe again.")

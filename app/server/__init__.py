@@ -1,4 +1,4 @@
-"""The HTTP server: GraphQL and exports over one database. The only package that imports the schema."""
+"""The server: GraphQL over HTTP and WebSocket, exports and pages over one database. The only package that imports the schema."""
 
 import logging
 from collections.abc import AsyncIterator, Mapping

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from strawberry.types import ExecutionResult
 
 from app.logs import request_id
 from app.metrics import ERRORS
@@ -14,6 +15,18 @@ from schema.errors import explain, shorten
 JSON = "application/json"
 GRAPHQL_JSON = "application/graphql-response+json"
 STATUS = {"UNAUTHENTICATED": 401, "UNAVAILABLE": 503, "RATE_LIMITED": 429}
+
+
+def shown(result: ExecutionResult) -> dict[str, Any]:
+    """The response of GraphQL that tells it; `data` is left out where nothing was run."""
+    body: dict[str, Any] = {}
+    if result.data is not None or any(error.path for error in result.errors or ()):
+        body["data"] = result.data
+    if result.errors:
+        body["errors"] = [error.formatted for error in result.errors]
+    if result.extensions:
+        body["extensions"] = result.extensions
+    return body
 
 
 def answer(body: Mapping[str, Any], media_type: str = JSON, status: int | None = None) -> Response:

@@ -39,7 +39,7 @@ _MISSING = """<!doctype html>
 <meta charset="utf-8">
 <title>{name} is not built</title>
 <h1>{name} is not built</h1>
-<p>Install Node.js 20 or newer, run <code>make pages</code>, and load this page again.
+<p>Install Node.js 20.19 or newer, run <code>make pages</code>, and load this page again.
 The API at <code>/graphql</code> works without it.</p>
 </html>
 """

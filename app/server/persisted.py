@@ -36,7 +36,7 @@ class PersistedDocuments:
 
     def __init__(self, settings: Settings) -> None:
         self._shows_schema = settings.environment == Environment.DEVELOPMENT
-        self._trusted = trusted_documents(settings)
+        self._trusted = load_trusted(settings)
         self._trusted_alone = bool(self._trusted) and not self._shows_schema
         self._kept: OrderedDict[str, str] = OrderedDict()
         self._kept_length = 0
@@ -83,7 +83,7 @@ class PersistedDocuments:
             self._kept_length -= len(oldest)
 
 
-def trusted_documents(settings: Settings) -> dict[str, str]:
+def load_trusted(settings: Settings) -> dict[str, str]:
     """By their hash; SettingsError where one of them could not be run."""
     if settings.trusted_documents is None:
         return {}

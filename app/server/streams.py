@@ -32,6 +32,7 @@ from strawberry.types.unset import UNSET
 from app.billing.errors import RequestError
 from app.database import DatabaseUnavailable
 from app.logs import request_id
+from app.server.answers import shown
 from schema.errors import explain
 
 EVENTS = "text/event-stream"
@@ -50,18 +51,6 @@ Run = Callable[[Any, str | None], AsyncGenerator[ExecutionResult, None]]
 """Runs what was asked for, the members of a request, by whom this authorization names."""
 Check = Callable[[str | None], Awaitable[Any]]
 """RequestError where this authorization names nobody."""
-
-
-def shown(result: ExecutionResult) -> dict[str, Any]:
-    """The response of GraphQL that tells it; `data` is left out where nothing was run."""
-    body: dict[str, Any] = {}
-    if result.data is not None or any(error.path for error in result.errors or ()):
-        body["data"] = result.data
-    if result.errors:
-        body["errors"] = [error.formatted for error in result.errors]
-    if result.extensions:
-        body["extensions"] = result.extensions
-    return body
 
 
 def _json(value: Any) -> str:
@@ -179,7 +168,7 @@ class Socket:
     def drop(self) -> None:
         """Ends the connection: the client does not take what is sent."""
         self._is_dropped = True
-        if self._task:
+        if self._task and self._task is not asyncio.current_task():
             self._task.cancel()
 
     @property

@@ -26,10 +26,10 @@ from app.database import Database
 from app.logs import request_id
 from app.rate_limit import RateLimiter
 from app.server import pages
-from app.server.answers import GRAPHQL_JSON, JSON, STATUS, answer, explained, refusal
+from app.server.answers import GRAPHQL_JSON, JSON, STATUS, answer, explained, refusal, shown
 from app.server.door import Doorkeeper
 from app.server.persisted import PersistedDocuments
-from app.server.streams import EVENTS, EventStream, Socket, shown
+from app.server.streams import EVENTS, EventStream, Socket
 from schema import schema
 from schema.context import Context
 from schema.errors import rejected
@@ -159,7 +159,7 @@ class GraphQLView:
         await Socket(websocket, self._results, self._viewer).serve()
 
     async def _results(
-        self, asked: Any, authorization: Any
+        self, asked: Any, authorization: str | None
     ) -> AsyncGenerator[ExecutionResult, None]:
         try:
             if not isinstance(asked, dict):
