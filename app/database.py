@@ -6,7 +6,15 @@ SQLite and PostgreSQL behave alike behind this module. It knows no table.
 import asyncio
 import math
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
@@ -93,7 +101,7 @@ class Database:
         self.long_reads = asyncio.Semaphore(1)
         """For each page of what reads many: they take turns, so that nobody else waits for all of them."""
         self.under_way: set[asyncio.Task[Any]] = set()
-        """Units of work: they are not broken off when whoever waits for them leaves."""
+        """Work that several wait for, or that ends by itself: who leaves does not break it off."""
         self._waits = waits
         self.feed = feed.Feed(None if self.is_sqlite else self._notify)
         """What every unit of work has noted is told here, once it is committed."""
@@ -228,11 +236,7 @@ class Database:
         by = self.begin_by() if begin_by is None else begin_by
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                # Whoever leaves in its midst breaks off no commit, nor what is told of it.
-                task = asyncio.create_task(self._attempt(unit, by))
-                self.under_way.add(task)
-                task.add_done_callback(self.under_way.discard)
-                return await asyncio.shield(task)
+                return await self._attempt(unit, by)
             except DBAPIError as error:
                 if not faults.passes_on_retry(error):
                     raise
@@ -246,13 +250,34 @@ class Database:
         raise AssertionError("unreachable")
 
     async def _attempt(self, unit: Unit[T], by: float) -> T:
-        with _unavailable(retried=True):
-            async with self._connected(self._writer, by) as connection:
-                feed.begin(connection)
-                async with connection.begin():
-                    result = await unit(connection)
-                self.feed.tell(feed.noted(connection))
-                return result
+        """Runs the unit once. Whoever leaves breaks it off, but no commit, nor what is told of it."""
+        is_committing = asyncio.Event()
+
+        async def run() -> T:
+            with _unavailable(retried=True):
+                async with self._connected(self._writer, by) as connection:
+                    feed.begin(connection)
+                    async with connection.begin():
+                        result = await unit(connection)
+                        is_committing.set()
+                    self.feed.tell(feed.noted(connection))
+                    return result
+
+        task = asyncio.create_task(run())
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if not is_committing.is_set():
+                task.cancel()
+            await asyncio.wait([task])
+            raise
+
+    async def unbroken(self, work: Coroutine[Any, Any, T]) -> T:
+        """What this work returns; it goes on to its end when whoever waits for it leaves."""
+        task = asyncio.create_task(work)
+        self.under_way.add(task)
+        task.add_done_callback(self.under_way.discard)
+        return await asyncio.shield(task)
 
     async def ask(self, question: Unit[T]) -> T:
         """What a question is answered on a connection of its own, or DatabaseUnavailable in 2 s.

@@ -157,7 +157,9 @@ class BillingSchema(strawberry.Schema):
         try:
             document, operation = self._checked(query, variables, operation_name, context, {})
             if operation.operation is not OperationType.SUBSCRIPTION:
-                yield await self.execute(query, variables, context, None, operation_name)
+                # As over POST: whoever leaves does not break it off.
+                work = self.execute(query, variables, context, None, operation_name)
+                yield await context.database.unbroken(work)
                 return
             found: Any = await await_maybe(
                 graphql.subscribe(

@@ -22,12 +22,16 @@ from app.billing.models import accounts, mandates, transactions
 from app.billing.viewer import OPERATOR, load_viewer
 from app.database import Database
 from schema import schema
+from schema.context import Context
+from tests.api import NO_LIMITS
 from tests.world import (
     CREDIT_POSTPAY,
     MANDATE,
     OTHER_MANDATE,
     PREPAY_MANDATE,
     PREPAY_USER,
+    PROVIDERS,
+    SYSADMIN,
     add_mandate,
     add_member,
     add_user,
@@ -239,9 +243,21 @@ async def test_what_is_committed_is_told_whoever_has_left(
     event.listen(acme.engine.sync_engine, "commit", lambda _: leaving.cancel())
     with pytest.raises(asyncio.CancelledError):
         await leaving
-    await asyncio.gather(*acme.under_way)
     [row] = await read_rows(acme, transactions)
     assert row.id in [key for word in told for key in word.transaction_ids]
+
+
+async def test_a_mutation_is_done_whoever_has_left(acme: Database) -> None:
+    book = """mutation { addCredit(input: {mandateId: "acme", userId: "alice", amount: "5",
+        description: "More", idempotencyKey: "k"}) { userErrors { message } } }"""
+    context = Context(acme, PROVIDERS, SYSADMIN, "r", NO_LIMITS)
+    results = schema.results(book, {}, context)
+    leaving = asyncio.ensure_future(anext(results))
+    event.listen(acme.engine.sync_engine, "begin", lambda _: leaving.cancel())
+    with pytest.raises(asyncio.CancelledError):
+        await leaving
+    await asyncio.gather(*acme.under_way)
+    assert len(await read_rows(acme, transactions)) == 1
 
 
 async def test_a_hold_that_runs_out_is_seen_without_a_word(
