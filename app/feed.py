@@ -88,13 +88,20 @@ class Watch:
 
     def hear(self, word: Word) -> None:
         if word.user_id is None:
-            self.only_user = None  # it may be a role that has changed: the next look tells
+            self.only_user = None  # it may be a role that has changed
         elif self.only_user not in (None, word.user_id):
             return
         self._ids.update(dict.fromkeys(word.transaction_ids))
         if len(self._ids) > KEPT_IDS:
             self.lose()
         self.wake()
+
+    def narrow(self, only_user: str | None) -> None:
+        """Only what is of this user matters; unless something was heard since the last wait.
+
+        Then the role that says so may be one that is no more, and the next look tells.
+        """
+        self.only_user = None if self._heard.is_set() else only_user
 
     def wake(self) -> None:
         """There may be something new."""

@@ -370,6 +370,20 @@ async def _nothing(_: AsyncConnection) -> None:
     pass
 
 
+async def test_what_is_heard_while_a_role_is_read_is_kept() -> None:
+    """A look that begins before a role changes may end after the word of it."""
+    watched = feed.Feed(None)
+    with watched.watch(MANDATE, "alice") as watch:
+        await watch.wait(0)
+        watch.narrow("alice")
+        watched.tell([feed.Word(MANDATE, "bob", ("1",))])
+        assert watch.take(10) == []
+        watched.tell([feed.Word(MANDATE)])
+        watch.narrow("alice")
+        watched.tell([feed.Word(MANDATE, "bob", ("2",))])
+        assert watch.take(10) == ["2"]
+
+
 async def test_the_rest_of_a_batch_is_not_shown_to_who_has_left(acme: Database) -> None:
     look = partial(load_viewer, acme, "alice")
     async with aclosing(added_transactions(acme, look, MANDATE)) as source:

@@ -48,7 +48,7 @@ async def balance_changes(
     shown: BalanceView | None = None
     with database.feed.watch(mandate_id, viewer.user_id) as watch:
         while found := await find_balance(database, viewer, mandate_id, user_id):
-            watch.only_user = found.user_id
+            watch.narrow(found.user_id)
             if shown is None or replace(found, as_of=shown.as_of) != shown:
                 yield found
                 shown = found
@@ -69,13 +69,14 @@ async def added_transactions(
         if not await database.feed.is_hearing(LAST_WAIT_SECONDS):
             watch.lose()
         while await sees(database, viewer, mandate_id):
-            watch.only_user = viewer.only_user(mandate_id)
+            only_user = viewer.only_user(mandate_id)
+            watch.narrow(only_user)
             if watch.is_behind:
                 raise Unavailable(
                     "Some transactions may be missing: read them, and subscribe again."
                 )
             if ids := watch.take(PAGE):
-                for row in await _added(database, mandate_id, watch.only_user, ids):
+                for row in await _added(database, mandate_id, only_user, ids):
                     viewer = await look()
                     if not viewer.may_see(mandate_id):
                         return

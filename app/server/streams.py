@@ -9,7 +9,7 @@ is dropped.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -82,8 +82,9 @@ class EventStream(StreamingResponse):
             async with asyncio.timeout(SEND_SECONDS):
                 await send(message)
 
-        async with aclosing(self._content):
-            await super().stream_response(send_in_time)
+        with suppress(TimeoutError):
+            async with aclosing(self._content):
+                await super().stream_response(send_in_time)
 
 
 class _Adapter(ASGIWebSocketAdapter):
