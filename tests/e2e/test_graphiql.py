@@ -148,7 +148,10 @@ def test_one_sign_in_serves_both_pages_and_outlasts_a_busy_server(page: Page) ->
 
     def refuse(route: Route) -> None:
         error = {"message": "Ask later.", "extensions": {"code": "RATE_LIMITED"}}
-        route.fulfill(status=429, json={"errors": [error]})
+        if route.request.method == "POST":
+            route.fulfill(status=429, json={"errors": [error]})
+        else:
+            route.continue_()
 
     page.route("**/graphql", refuse)
     page.reload()
