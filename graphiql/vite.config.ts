@@ -1,7 +1,7 @@
 import react from "@vitejs/plugin-react";
-import { defineConfig } from "vite";
+import { defineConfig, loadEnv } from "vite";
 
-const api = process.env["API"] ?? "http://127.0.0.1:8000";
+const { API: api = "http://127.0.0.1:8000" } = loadEnv("development", ".", "API");
 
 export default defineConfig({
   base: "/graphiql/",

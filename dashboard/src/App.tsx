@@ -18,7 +18,12 @@ const VIEWER = graphql(`
     viewer {
       isSysAdmin
       user { id kind displayName }
-      memberships { id role mandate { id name } }
+      memberships {
+        id
+        role
+        mandate { id name }
+        spendLimit { amount remaining resetsAt }
+      }
     }
   }
 `);
@@ -68,6 +73,7 @@ function Shell() {
             screen={screen}
             userId={userId}
             role={viewer.isSysAdmin ? "SYSADMIN" : (membership?.role ?? "MEMBER")}
+            limit={membership?.spendLimit ?? null}
           />
         )}
       </main>

@@ -5,7 +5,7 @@ import { useSubscription } from "urql";
 import { compareAmounts, dayOf, formatDay, formatDistance } from "./format";
 import { graphql, readFragment } from "./gql";
 import type { BalanceCardFragment } from "./gql/graphql";
-import type { MandateInfo } from "./MandateScreen";
+import type { Limit, MandateInfo } from "./MandateScreen";
 import { Money, When } from "./Money";
 import { Empty, Loading, Panel, Problem } from "./Panel";
 import { useFollow } from "./useFollow";
@@ -33,13 +33,6 @@ const BALANCE = graphql(`
       id
       balance(userId: $userId) { ...BalanceCard }
     }
-    viewer {
-      memberships {
-        id
-        mandate { id }
-        spendLimit { amount period spent held remaining resetsAt }
-      }
-    }
     accounts(mandateId: $mandateId, first: 1) @include(if: $isAdmin) {
       totalBalance
       totalHeld
@@ -58,12 +51,14 @@ interface BalanceProps {
   mandate: MandateInfo;
   userId: string | null;
   isAdmin: boolean;
+  /** Of the viewer's own spending in this mandate. */
+  limit: Limit | null;
   /** Of the transaction written last: the sum of all accounts has changed. */
   latestId: string | undefined;
   heldChanged: (held: string) => void;
 }
 
-export function Balance({ mandate, userId, isAdmin, latestId, heldChanged }: BalanceProps) {
+export function Balance({ mandate, userId, isAdmin, limit, latestId, heldChanged }: BalanceProps) {
   const asked = { mandateId: mandate.id, userId };
   const { data, error, retry } = useRead(BALANCE, { ...asked, isAdmin: isAdmin && userId === null });
   const wasRead = readFragment(CARD, data?.mandate?.balance);
@@ -76,7 +71,6 @@ export function Balance({ mandate, userId, isAdmin, latestId, heldChanged }: Bal
   useEffect(() => {
     if (held !== undefined) heldChanged(held);
   }, [held, heldChanged]);
-  const limit = userId === null && data?.viewer.memberships.find((each) => each.mandate.id === mandate.id)?.spendLimit;
   const { currency, timeZone } = mandate;
   return (
     <Panel title={balance ? title(balance) : accounts ? "All accounts" : "Balance"} className="hero" actions={balance && <State balance={balance} />}>
@@ -88,7 +82,7 @@ export function Balance({ mandate, userId, isAdmin, latestId, heldChanged }: Bal
           {userId === null ? "You have none of your own in this mandate." : "Nobody of that id has one in this mandate."}
         </Empty>
       )}
-      {limit && (
+      {limit && userId === null && (
         <p className="limit">
           <span>Your limit: <Money amount={limit.remaining} currency={currency} /> of{" "}
           <Money amount={limit.amount} currency={currency} /> left</span>

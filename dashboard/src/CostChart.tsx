@@ -10,6 +10,7 @@ import { Otherwise } from "./Otherwise";
 import { Empty, Loading, Panel, Problem } from "./Panel";
 import { useFollow } from "./useFollow";
 import { useRead } from "./useRead";
+import { useSettled } from "./useSettled";
 
 const USAGE = graphql(`
   query Usage(
@@ -47,13 +48,13 @@ interface CostChartProps {
 }
 
 export function CostChart({ mandate, userId, latestId }: CostChartProps) {
-  const [unit, setUnit] = useState<Unit>("DAY");
+  const [view, setView] = useState<{ unit: Unit; steps: number }>({ unit: "DAY", steps: 0 });
   const [stack, setStack] = useState<Stack>("PROVIDER");
-  const [steps, setSteps] = useState(0);
-  const range = rangeOf(unit, dayOf(new Date(), mandate.timeZone), steps);
+  const { unit, steps } = useSettled(view);
+  const today = dayOf(new Date(), mandate.timeZone);
   const { data, error, isLoading, retry } = useRead(USAGE, {
     mandateId: mandate.id,
-    ...range,
+    ...rangeOf(unit, today, steps),
     granularity: unit,
     groupBy: [stack],
     filter: userId === null ? null : { userId },
@@ -66,7 +67,7 @@ export function CostChart({ mandate, userId, latestId }: CostChartProps) {
       title="Cost"
       actions={
         <>
-          <Choice legend="By" options={UNITS} value={unit} change={(next) => { setUnit(next); setSteps(0); }} />
+          <Choice legend="By" options={UNITS} value={view.unit} change={(next) => { setView({ unit: next, steps: 0 }); }} />
           <Choice legend="Stacked by" options={STACKS} value={stack} change={setStack} />
         </>
       }
@@ -77,16 +78,16 @@ export function CostChart({ mandate, userId, latestId }: CostChartProps) {
           {report && <span className="muted small block">{report.transactionCount.toLocaleString()} calls</span>}
         </p>
         <div className="stepper">
-          <button type="button" className="quiet" aria-label="Earlier" onClick={() => { setSteps(steps - 1); }}>‹</button>
-          <span aria-live="polite">{rangeLabel(unit, range)}</span>
-          <button type="button" className="quiet" aria-label="Later" disabled={steps >= 0} onClick={() => { setSteps(steps + 1); }}>›</button>
+          <button type="button" className="quiet" aria-label="Earlier" onClick={() => { setView({ ...view, steps: view.steps - 1 }); }}>‹</button>
+          <span aria-live="polite">{rangeLabel(view.unit, rangeOf(view.unit, today, view.steps))}</span>
+          <button type="button" className="quiet" aria-label="Later" disabled={view.steps >= 0} onClick={() => { setView({ ...view, steps: view.steps + 1 }); }}>›</button>
         </div>
       </div>
       {!shown && !error && <Loading rows={6} />}
       {!shown && error && <Problem error={error} retry={retry} />}
       {shown && isEmpty(shown) && <Empty title="No cost in this time">Choose an earlier one.</Empty>}
       {shown && !isEmpty(shown) && (
-        <div className={isLoading ? "dimmed" : undefined}>
+        <div className={isLoading || view.unit !== unit || view.steps !== steps ? "dimmed" : undefined}>
           <Otherwise text="The chart could not be loaded: reload the page. Its figures are in the table.">
             <Suspense fallback={<Loading rows={6} />}>
               <Bars data={shown} unit={unit} mandate={mandate} />

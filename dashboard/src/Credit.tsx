@@ -25,12 +25,12 @@ const ADD_CREDIT = graphql(`
   mutation AddCredit($input: AddCreditInput!) {
     addCredit(input: $input) {
       transaction { id }
-      userErrors { field message }
+      userErrors { code field message }
     }
   }
 `);
 
-const FIELDS = ["amount", "userId", "referenceType", "description"];
+const FIELDS = ["amount", "referenceType", "description"];
 
 interface CreditProps {
   mandate: MandateInfo;
@@ -66,8 +66,9 @@ export function Credit({ mandate, userId, close }: CreditProps) {
     } as const;
     const { data, error } = await addCredit({ input });
     if (error) setErrors({ byField: {}, general: [explain(error)] });
-    else if (data?.addCredit.userErrors.length) setErrors(sortErrors(data.addCredit.userErrors, FIELDS));
-    else close();
+    else if (data?.addCredit.userErrors.length) {
+      setErrors(sortErrors(data.addCredit.userErrors, isPersonal ? ["userId", ...FIELDS] : FIELDS));
+    } else close();
   };
   return (
     <Dialog title={`Add credit to ${mandate.name}`} close={close}>

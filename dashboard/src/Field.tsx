@@ -1,6 +1,6 @@
 import { useEffect, useId, useRef, type ReactNode } from "react";
 
-import type { FormErrors } from "./userErrors";
+import { NO_ERRORS, type FormErrors } from "./userErrors";
 
 interface FieldProps {
   label: string;
@@ -28,12 +28,13 @@ export function Field({ label, hint, error, className = "", children }: FieldPro
   );
 }
 
-/** Above a form: what belongs to none of its fields. Moves the focus to the first field at fault. */
+/** Above a form: what belongs to none of its fields. The focus goes to the first field at fault, or of a new dialog. */
 export function FormProblems({ errors }: { errors: FormErrors }) {
   const element = useRef<HTMLDivElement>(null);
   useEffect(() => {
     const form = element.current?.closest("form");
-    form?.querySelector<HTMLElement>("[aria-invalid=true]")?.focus();
+    const first = errors === NO_ERRORS ? "dialog :is(input, select)" : "[aria-invalid=true]";
+    form?.querySelector<HTMLElement>(first)?.focus();
   }, [errors]);
   return (
     <div ref={element} role="alert" className="form-problems">

@@ -27,6 +27,12 @@ export interface MandateInfo {
   timeZone: string;
 }
 
+export interface Limit {
+  amount: string;
+  remaining: string;
+  resetsAt: string;
+}
+
 const TITLES: Record<Screen, string> = {
   overview: "Overview",
   users: "Users",
@@ -41,15 +47,16 @@ interface MandateScreenProps {
   /** Whose overview; the viewer's own, or all of the mandate, when null. */
   userId: string | null;
   role: Role;
+  limit: Limit | null;
 }
 
-export function MandateScreen({ mandateId, screen, userId, role }: MandateScreenProps) {
+export function MandateScreen({ mandateId, screen, userId, role, limit }: MandateScreenProps) {
   const { data, error, retry } = useRead(MANDATE, { id: mandateId });
   const [isCrediting, setIsCrediting] = useState(false);
   if (!data) return error ? <Problem error={error} retry={retry} /> : <Loading />;
   const { mandate } = data;
   if (!mandate) {
-    return <Empty title="There is no such mandate">It does not exist, or you do not belong to it.</Empty>;
+    return <Empty title="There is no such mandate">It does not exist, or you do not, or no longer, belong to it.</Empty>;
   }
   const shown = role === "MEMBER" ? "overview" : screen;
   return (
@@ -70,7 +77,7 @@ export function MandateScreen({ mandateId, screen, userId, role }: MandateScreen
         </nav>
       )}
       {shown === "overview" && (
-        <Overview key={userId} mandate={mandate} userId={role === "MEMBER" ? null : userId} role={role} />
+        <Overview key={userId} mandate={mandate} userId={role === "MEMBER" ? null : userId} role={role} limit={limit} />
       )}
       {shown === "users" && <Users mandate={mandate} />}
       {shown === "accounts" && <Accounts mandate={mandate} />}

@@ -66,7 +66,7 @@ export function More<Node>({ pages }: { pages: Pages<Node> }) {
     observer.observe(sentinel.current);
     return () => { observer.disconnect(); };
   }, [isWaiting, more]);
-  if (error) return <Problem error={error} retry={hasMore ? more : retry} />;
+  if (error) return <Problem error={error} retry={retry} />;
   if (!hasMore) return null;
   return (
     <div ref={sentinel} className="more">

@@ -39,7 +39,7 @@ const UPDATE = graphql(`
   mutation UpdateBillingSettings($input: UpdateBillingSettingsInput!) {
     updateBillingSettings(input: $input) {
       settings { ...SettingsFields }
-      userErrors { field message }
+      userErrors { code field message }
     }
   }
 `);
@@ -49,16 +49,12 @@ const AMOUNTS = ["defaultUserCredit", "warningThresholdPercent", "creditLimit"] 
 
 export function Settings({ mandate, mayEdit }: { mandate: MandateInfo; mayEdit: boolean }) {
   const { data, error, retry } = useRead(SETTINGS, { mandateId: mandate.id });
-  const [wasSaved, setWasSaved] = useState(false);
   const settings = readFragment(FRAGMENT, data?.billingSettings) ?? null;
   return (
     <Panel title="Settings">
       {!data && (error ? <Problem error={error} retry={retry} /> : <Loading rows={8} />)}
       {data && !settings && <p className="notice">This mandate has no settings yet: its usage is counted and never refused.</p>}
-      {data && (
-        <Form key={settings?.version ?? 0} mandate={mandate} settings={settings} mayEdit={mayEdit} saved={setWasSaved} />
-      )}
-      <p role="status" className="saved">{wasSaved && "The settings are saved."}</p>
+      {data && <Form mandate={mandate} settings={settings} mayEdit={mayEdit} readAgain={retry} />}
     </Panel>
   );
 }
@@ -67,18 +63,31 @@ interface FormProps {
   mandate: MandateInfo;
   settings: SettingsFieldsFragment | null;
   mayEdit: boolean;
-  saved: (isSo: boolean) => void;
+  readAgain: () => void;
 }
 
-function Form({ mandate, settings, mayEdit, saved }: FormProps) {
-  // What was read first: a change that somebody else makes meanwhile is told by the version.
-  const [original] = useState(() => toForm(settings));
+function Form({ mandate, settings, mayEdit, readAgain }: FormProps) {
+  // What the edits began with: a change that somebody else makes meanwhile is told by its version.
+  const [start, setStart] = useState(settings);
+  const original = toForm(start);
   const [form, setForm] = useState(original);
   const [errors, setErrors] = useState(NO_ERRORS);
+  const [isConflict, setIsConflict] = useState(false);
+  const [wasSaved, setWasSaved] = useState(false);
   const [{ fetching }, update] = useMutation(UPDATE);
   const set = (changes: Partial<SettingsForm>) => { setForm({ ...form, ...changes }); };
+  const begin = (from: SettingsFieldsFragment | null) => {
+    setStart(from);
+    setForm(toForm(from));
+  };
+  if (settings && settings.version > (start?.version ?? 0) && Object.keys(toChanges(form, original)).length === 0) begin(settings);
+  const reset = () => {
+    setForm(original);
+    setErrors(NO_ERRORS);
+    setIsConflict(false);
+  };
   const submit = async () => {
-    saved(false);
+    setWasSaved(false);
     const changes = toChanges(form, original);
     const faults = AMOUNTS.flatMap((name) => {
       const fault = changes[name] == null ? null : amountFault(changes[name]);
@@ -88,11 +97,16 @@ function Form({ mandate, settings, mayEdit, saved }: FormProps) {
       setErrors(sortErrors(faults, FIELDS));
       return;
     }
-    const input = { mandateId: mandate.id, expectedVersion: settings?.version ?? 0, ...changes };
+    const input = { mandateId: mandate.id, expectedVersion: start?.version ?? 0, ...changes };
     const { data, error } = await update({ input });
     const userErrors = data?.updateBillingSettings.userErrors ?? [];
     setErrors(error ? { byField: {}, general: [explain(error)] } : sortErrors(userErrors, FIELDS));
-    if (!error && userErrors.length === 0) saved(true);
+    setIsConflict(userErrors.some(({ code }) => code === "VERSION_CONFLICT"));
+    const saved = readFragment(FRAGMENT, data?.updateBillingSettings.settings);
+    if (!error && userErrors.length === 0 && saved) {
+      begin(saved);
+      setWasSaved(true);
+    }
   };
   const text = (name: (typeof AMOUNTS)[number], label: string, hint?: string) => (
     <Field label={label} error={errors.byField[name]} {...(hint !== undefined && { hint })}>
@@ -111,6 +125,14 @@ function Form({ mandate, settings, mayEdit, saved }: FormProps) {
   return (
     <form noValidate className="settings" onSubmit={(event) => { event.preventDefault(); void submit(); }}>
       <FormProblems errors={errors} />
+      {isConflict && (
+        <div className="buttons">
+          <button type="button" onClick={() => {
+            reset();
+            readAgain();
+          }}>Drop my changes and load the new settings</button>
+        </div>
+      )}
       <fieldset disabled={!mayEdit}>
         <legend>Who pays</legend>
         <Field label="Billing model" error={errors.byField["billingModel"]}>
@@ -165,10 +187,11 @@ function Form({ mandate, settings, mayEdit, saved }: FormProps) {
       </fieldset>
       {mayEdit && (
         <div className="buttons">
-          <button type="button" onClick={() => { setForm(original); setErrors(NO_ERRORS); }}>Reset</button>
+          <button type="button" onClick={reset}>Reset</button>
           <button type="submit" className="primary" disabled={fetching}>Save settings</button>
         </div>
       )}
+      <p role="status" className="saved">{wasSaved && "The settings are saved."}</p>
     </form>
   );
 }

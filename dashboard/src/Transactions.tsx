@@ -1,14 +1,14 @@
 /** What was booked: filtered, endless, live while nothing is filtered. */
-import { useState } from "react";
+import { useEffect, useRef, useState } from "react";
+import { useClient } from "urql";
 
 import { saveTransactions } from "./csv";
 import { Filters } from "./Filters";
 import { NO_FILTER, toFilter } from "./filters";
 import { graphql, readFragment } from "./gql";
-import type { TransactionRowFragment } from "./gql/graphql";
+import type { TransactionAddedSubscription, TransactionRowFragment } from "./gql/graphql";
 import type { MandateInfo, Role } from "./MandateScreen";
 import { Money, When } from "./Money";
-import type { Added } from "./Overview";
 import { Empty, Loading, More, Panel, Problem } from "./Panel";
 import { useToken } from "./session";
 import { Undo } from "./Undo";
@@ -41,25 +41,50 @@ const TRANSACTIONS = graphql(`
   }
 `);
 
+const TRANSACTION_ADDED = graphql(`
+  subscription TransactionAdded($mandateId: ID!) {
+    transactionAdded(mandateId: $mandateId) { id ...TransactionRow }
+  }
+`);
+
 const REVERSIBLE = ["USAGE", "ADMIN", "PAYMENT"];
 
 interface TransactionsProps {
   mandate: MandateInfo;
   userId: string | null;
   role: Role;
-  /** Those written since this screen is open, newest first. */
-  added: Added[];
+  /** Told the id of each transaction that is written while this screen is open. */
+  added: (id: string) => void;
 }
 
 export function Transactions({ mandate, userId, role, added }: TransactionsProps) {
   const [typed, setTyped] = useState(NO_FILTER);
   const filter = toFilter(useSettled(typed), mandate.timeZone, userId);
   const pages = usePages(TRANSACTIONS, { mandateId: mandate.id, filter }, (data) => data.transactions);
-  const { error, retry } = pages;
-  const known = new Set(pages.nodes?.map(({ id }) => id));
-  const fresh = filter === null ? added.filter(({ id }) => !known.has(id)) : [];
-  const nodes = pages.nodes && [...fresh, ...pages.nodes];
+  const { nodes, error, retry, add } = pages;
+  const client = useClient();
+  const isFiltered = filter !== null;
+  const take = useRef<(node: TransactionAddedSubscription["transactionAdded"]) => void>(undefined);
+  useEffect(() => {
+    take.current = (node) => {
+      added(node.id);
+      if (!isFiltered) add(node);
+    };
+  }, [added, add, isFiltered]);
+  useEffect(() => {
+    // Not by useSubscription: of several that come between two renderings it shows the last alone.
+    const subscription = client
+      .subscription(TRANSACTION_ADDED, { mandateId: mandate.id })
+      .subscribe(({ data }) => { if (data) take.current?.(data.transactionAdded); });
+    return () => { subscription.unsubscribe(); };
+  }, [client, mandate.id]);
   const [undone, setUndone] = useState<TransactionRowFragment | null>(null);
+  const caption = useRef<HTMLTableCaptionElement>(null);
+  const [undos, setUndos] = useState(0);
+  useEffect(() => {
+    // The button that had the focus goes away.
+    if (undos > 0) caption.current?.focus({ preventScroll: true });
+  }, [undos]);
   return (
     <Panel title="Transactions" actions={<Csv mandate={mandate} filter={filter} />}>
       <Filters mandate={mandate} typed={typed} change={setTyped} />
@@ -72,7 +97,7 @@ export function Transactions({ mandate, userId, role, added }: TransactionsProps
       )}
       {nodes && nodes.length > 0 && (
         <table className="transactions">
-          <caption className="visually-hidden">Transactions, newest first</caption>
+          <caption ref={caption} tabIndex={-1} className="visually-hidden">Transactions, newest first</caption>
           <thead>
             <tr>
               <th scope="col">What</th>
@@ -91,7 +116,17 @@ export function Transactions({ mandate, userId, role, added }: TransactionsProps
         </table>
       )}
       {nodes && <More pages={pages} />}
-      {undone && <Undo mandate={mandate} row={undone} close={() => { setUndone(null); }} />}
+      {undone && (
+        <Undo
+          mandate={mandate}
+          row={undone}
+          close={() => { setUndone(null); }}
+          done={() => {
+            setUndone(null);
+            setUndos(undos + 1);
+          }}
+        />
+      )}
     </Panel>
   );
 }

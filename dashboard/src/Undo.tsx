@@ -15,7 +15,7 @@ const REVERSE = graphql(`
   mutation ReverseTransaction($input: ReverseTransactionInput!) {
     reverseTransaction(input: $input) {
       transaction { id }
-      userErrors { field message }
+      userErrors { code field message }
     }
   }
 `);
@@ -24,9 +24,10 @@ interface UndoProps {
   mandate: MandateInfo;
   row: TransactionRowFragment;
   close: () => void;
+  done: () => void;
 }
 
-export function Undo({ mandate, row, close }: UndoProps) {
+export function Undo({ mandate, row, close, done }: UndoProps) {
   const [{ fetching }, reverse] = useMutation(REVERSE);
   const [errors, setErrors] = useState(NO_ERRORS);
   const [idempotencyKey] = useState(() => crypto.randomUUID());
@@ -40,7 +41,7 @@ export function Undo({ mandate, row, close }: UndoProps) {
     const { data, error } = await reverse({ input });
     if (error) setErrors({ byField: {}, general: [explain(error)] });
     else if (data?.reverseTransaction.userErrors.length) setErrors(sortErrors(data.reverseTransaction.userErrors, ["reason"]));
-    else close();
+    else done();
   };
   return (
     <Dialog title="Undo this booking?" close={close}>

@@ -4,7 +4,8 @@ import { cacheExchange, Client, CombinedError, fetchExchange, mapExchange, subsc
 import { graphql } from "./gql";
 import { openLive } from "./live";
 import { outdate } from "./revision";
-import { signOut } from "./session";
+import { refuse } from "./session";
+import { retryAfter } from "./stream";
 
 const CHECK = graphql(`
   query Check {
@@ -27,13 +28,11 @@ export function connect(token: string): Connection {
     fetchOptions: { headers: { Authorization: `Bearer ${token}` } },
     exchanges: [
       mapExchange({
-        onResult: ({ operation, error }) => {
-          if (operation.kind === "mutation" && !error) outdate();
+        onResult: ({ operation, data, error }) => {
+          if (operation.kind === "mutation" && !error && hasChanged(data as object)) outdate();
         },
         onError: (error) => {
-          if (hasCode(error, "UNAUTHENTICATED")) {
-            signOut("Your sign-in is no longer valid. Sign in again.");
-          }
+          if (withCode(error, "UNAUTHENTICATED")) refuse(token);
         },
       }),
       cacheExchange,
@@ -41,20 +40,34 @@ export function connect(token: string): Connection {
       subscriptionExchange({
         forwardSubscription: ({ query, variables }) => ({
           subscribe: (sink) => ({
-            unsubscribe: live.subscribe(
-              { query: query ?? "", variables },
-              { ...sink, next: (result) => { sink.next(result as ExecutionResult); } },
-            ),
+            unsubscribe: live.subscribe({ query: query ?? "", variables }, (result) => {
+              sink.next(result as ExecutionResult);
+            }),
           }),
         }),
       }),
     ],
   });
-  return { client, close: () => void live.dispose() };
+  return { client, close: live.close };
 }
 
-function hasCode(error: CombinedError, code: string): boolean {
-  return error.graphQLErrors.some(({ extensions }) => extensions["code"] === code);
+/** What was done by an earlier attempt. */
+const DONE_BEFORE = ["IDEMPOTENCY_CONFLICT", "ALREADY_REVERSED"];
+
+/** Whether a mutation has done anything: what was refused leaves everything as it was. */
+export function hasChanged(data: object): boolean {
+  const payloads = Object.values(data) as ({ userErrors?: { code: string }[] } | null)[];
+  return payloads.every((payload) => payload?.userErrors?.every(({ code }) => DONE_BEFORE.includes(code)) ?? true);
+}
+
+function withCode(error: CombinedError | null | undefined, code: string) {
+  return error?.graphQLErrors.find(({ extensions }) => extensions["code"] === code);
+}
+
+/** Milliseconds after which what was asked too often may be asked again; null where that is not the fault. */
+export function limitedFor(error: CombinedError | null | undefined): number | null {
+  const limited = withCode(error, "RATE_LIMITED");
+  return limited ? Math.max(retryAfter(limited), 1) * 1000 : null;
 }
 
 /** For people: what went wrong, and what to do next. */

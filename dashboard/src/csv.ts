@@ -1,12 +1,12 @@
 /** Saves the API's own export, which takes the same filters as the list. */
-import { signOut } from "./session";
+import { refuse } from "./session";
 
 export async function saveTransactions(token: string, mandateId: string, filter: object | null): Promise<void> {
   const query = new URLSearchParams({ mandateId, ...filter });
   const response = await fetch(`/export/transactions.csv?${query.toString()}`, {
     headers: { Authorization: `Bearer ${token}` },
   });
-  if (response.status === 401) signOut("Your sign-in is no longer valid. Sign in again.");
+  if (response.status === 401) refuse(token);
   if (!response.ok) throw new Error("The file could not be made. Try again.");
   const address = URL.createObjectURL(await response.blob());
   const link = document.createElement("a");

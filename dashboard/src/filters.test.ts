@@ -24,3 +24,13 @@ test("all that is typed must hold", () => {
     userId: "member-one",
   });
 });
+
+test("a year that is typed digit by digit filters nothing before it is one", () => {
+  for (const day of ["0002-11-23", "0020-11-23", "0202-11-23", "20266-11-23"]) {
+    expect(toFilter({ ...NO_FILTER, from: day, to: day }, "Europe/Zurich", null)).toBeNull();
+  }
+  expect(toFilter({ ...NO_FILTER, from: "1000-01-01", to: "2999-12-31" }, "UTC", null)).toEqual({
+    occurredFrom: "1000-01-01T00:00:00.000Z",
+    occurredTo: "3000-01-01T00:00:00.000Z",
+  });
+});

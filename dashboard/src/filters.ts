@@ -14,14 +14,17 @@ export interface Typed {
 
 export const NO_FILTER: Typed = { type: "", provider: "", model: "", from: "", to: "", search: "" };
 
+/** A year that is still being typed, such as 0202, filters nothing yet. */
+const DAY = /^[12]\d{3}-\d\d-\d\d$/;
+
 /** Null where nothing is filtered. Days are those of the mandate's time zone. */
 export function toFilter(typed: Typed, timeZone: string, userId: string | null): TransactionFilter | null {
   const filter: TransactionFilter = {
     ...(typed.type && { transactionType: typed.type }),
     ...(typed.provider && { aicoreProvider: typed.provider }),
     ...(typed.model && { aicoreModel: typed.model }),
-    ...(typed.from && { occurredFrom: startOfDay(typed.from, timeZone) }),
-    ...(typed.to && { occurredTo: startOfDay(addDays(typed.to, 1), timeZone) }),
+    ...(DAY.test(typed.from) && { occurredFrom: startOfDay(typed.from, timeZone) }),
+    ...(DAY.test(typed.to) && { occurredTo: startOfDay(addDays(typed.to, 1), timeZone) }),
     ...(typed.search.trim() && { search: typed.search.trim() }),
     ...(userId !== null && { userId }),
   };

@@ -63,6 +63,12 @@ test("a day begins at its own zone's midnight, also when clocks change", () => {
   expect(startOfDay("2026-11-23", "UTC")).toBe("2026-11-23T00:00:00.000Z");
 });
 
+test("a day without a midnight begins when clocks have jumped over it", () => {
+  expect(startOfDay("2026-09-06", "America/Santiago")).toBe("2026-09-06T04:00:00.000Z");
+  expect(startOfDay("2026-03-08", "America/Havana")).toBe("2026-03-08T05:00:00.000Z");
+  expect(startOfDay("2026-04-24", "Africa/Cairo")).toBe("2026-04-23T22:00:00.000Z");
+});
+
 test("an instant falls on the day of the zone", () => {
   expect(dayOf(new Date("2026-11-22T23:30:00Z"), "Europe/Zurich")).toBe("2026-11-23");
   expect(dayOf(new Date("2026-11-22T23:30:00Z"), "America/New_York")).toBe("2026-11-22");

@@ -102,13 +102,27 @@ export function formatDistance(day: string, today: string, locale?: string): str
 export function startOfDay(day: string, timeZone: string): string {
   const midnight = Date.parse(`${day}T00:00:00Z`);
   // Twice, because the first guess may lie on the other side of a change of clocks.
-  const first = midnight - offset(midnight, timeZone);
-  return new Date(midnight - offset(first, timeZone)).toISOString();
+  const first = new Date(midnight - offset(midnight, timeZone));
+  const second = new Date(midnight - offset(first.getTime(), timeZone));
+  // Where clocks jump over midnight itself, the second lies in the day before.
+  return (dayOf(second, timeZone) < day ? first : second).toISOString();
 }
 
 function offset(instant: number, timeZone: string): number {
-  const clock = new Intl.DateTimeFormat("sv-SE", { timeZone, dateStyle: "short", timeStyle: "medium" });
-  return Date.parse(`${clock.format(instant).replace(" ", "T")}Z`) - Math.floor(instant / 1000) * 1000;
+  const clock = new Intl.DateTimeFormat("en-US", {
+    timeZone,
+    hourCycle: "h23",
+    year: "numeric",
+    month: "numeric",
+    day: "numeric",
+    hour: "numeric",
+    minute: "numeric",
+    second: "numeric",
+  });
+  const parts = clock.formatToParts(instant);
+  const read = (type: Intl.DateTimeFormatPartTypes) => Number(parts.find((part) => part.type === type)?.value);
+  const shown = Date.UTC(read("year"), read("month") - 1, read("day"), read("hour"), read("minute"), read("second"));
+  return shown - Math.floor(instant / 1000) * 1000;
 }
 
 /** PREPAY_USER becomes "Prepay user". */

@@ -1,8 +1,9 @@
 /** The WebSocket that subscriptions share: opened by the first of them, and again whenever it breaks. */
-import { createClient, type Client } from "graphql-ws";
+import { createClient } from "graphql-ws";
 import { useSyncExternalStore } from "react";
 
 import { outdate } from "./revision";
+import { keepUp, type Result } from "./stream";
 
 /** Idle where nothing on the screen is live. */
 export type LiveState = "idle" | "connecting" | "live" | "offline";
@@ -11,10 +12,14 @@ const DONE = 1000;
 const REFUSED = [4401, 4403];
 const PING = 10_000;
 const listeners = new Set<() => void>();
+/** Streams that have ended and wait to be begun again. */
+const waiting = new Set<symbol>();
+let socketState: LiveState = "idle";
 let state: LiveState = "idle";
 
 function become(next: LiveState): void {
-  state = next;
+  socketState = next;
+  state = waiting.size > 0 ? "offline" : socketState;
   for (const listener of listeners) listener();
 }
 
@@ -25,8 +30,13 @@ function subscribe(listener: () => void): () => void {
 
 export const useLiveState = () => useSyncExternalStore(subscribe, () => state);
 
+export interface Live {
+  subscribe: (request: { query: string; variables: Record<string, unknown> | undefined }, next: (result: Result) => void) => () => void;
+  close: () => void;
+}
+
 /** `refused` is called where the server does not take the token, or cannot tell at the moment. */
-export function openLive(token: string, refused: () => void): Client {
+export function openLive(token: string, refused: () => void): Live {
   let unanswered: ReturnType<typeof setTimeout> | undefined;
   const client = createClient({
     url: `${location.origin.replace(/^http/, "ws")}/graphql`,
@@ -40,7 +50,7 @@ export function openLive(token: string, refused: () => void): Client {
     },
     on: {
       connecting: () => {
-        if (state === "idle") become("connecting");
+        if (socketState === "idle") become("connecting");
       },
       connected: (_socket, _payload, wasRetry) => {
         become("live");
@@ -57,5 +67,20 @@ export function openLive(token: string, refused: () => void): Client {
       },
     },
   });
-  return client;
+  return {
+    subscribe: (request, next) => {
+      const stream = Symbol();
+      return keepUp({
+        begin: (sink) => client.subscribe(request, sink),
+        next,
+        missed: outdate,
+        down: (isDown) => {
+          if (isDown) waiting.add(stream);
+          else waiting.delete(stream);
+          become(socketState);
+        },
+      });
+    },
+    close: () => void client.dispose(),
+  };
 }

@@ -1,6 +1,7 @@
 /** Who is signed in: the bearer token, kept in sessionStorage and nowhere else. */
 import { useSyncExternalStore } from "react";
 
+/** The same as of the GraphiQL page: one sign-in serves both. */
 const KEY = "billing-token";
 const listeners = new Set<() => void>();
 let reason: string | null = null;
@@ -20,9 +21,17 @@ export function signIn(token: string): void {
   changed();
 }
 
+export function signOut(): void {
+  leave(null);
+}
+
+/** The API does not take this token; another may have come in its place meanwhile. */
+export function refuse(token: string): void {
+  if (sessionStorage.getItem(KEY) === token) leave("Your sign-in is no longer valid. Sign in again.");
+}
+
 /** `why` is shown where one signs in again. */
-export function signOut(why: string | null = null): void {
-  if (sessionStorage.getItem(KEY) === null) return;
+function leave(why: string | null): void {
   reason = why;
   sessionStorage.removeItem(KEY);
   changed();

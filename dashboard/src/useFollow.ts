@@ -1,7 +1,7 @@
 /** Reads again when something has moved, but not for each of many moves: the API counts calls. */
 import { useEffect, useRef } from "react";
 
-const PAUSE = 3_000;
+const PAUSE = 15_000;
 
 export function useFollow(moved: string | undefined, read: () => void): void {
   const seen = useRef(moved);

@@ -39,3 +39,9 @@ test("an error of no field, or of one that the form has not, stands above it", (
   );
   expect(sorted).toEqual({ byField: {}, general: ["Not now.", "Unknown."] });
 });
+
+test("a key that was used before tells that the first attempt was booked", () => {
+  const sorted = sortErrors([{ code: "IDEMPOTENCY_CONFLICT", field: ["idempotencyKey"], message: "Other content." }], FIELDS);
+  expect(sorted.byField).toEqual({});
+  expect(sorted.general.join(" ")).toMatch(/first attempt was booked.*transactions/);
+});

@@ -1,6 +1,7 @@
 /** Sorts the API's userErrors to the fields of a form. */
 
 export interface UserError {
+  code?: string;
   field?: string[] | null;
   message: string;
 }
@@ -13,10 +14,18 @@ export interface FormErrors {
 
 export const NO_ERRORS: FormErrors = { byField: {}, general: [] };
 
+const BOOKED =
+  "Your first attempt was booked, as you had typed it then: it stands in the transactions. " +
+  "Look there first; to book something else as well, close this and begin anew.";
+
 /** `fields` are paths as the form names them, such as "amount" or "billingAddress.country". */
 export function sortErrors(errors: readonly UserError[], fields: readonly string[]): FormErrors {
   const sorted: FormErrors = { byField: {}, general: [] };
-  for (const { field, message } of errors) {
+  for (const { code, field, message } of errors) {
+    if (code === "IDEMPOTENCY_CONFLICT") {
+      sorted.general.push(BOOKED);
+      continue;
+    }
     const path = (field ?? []).join(".");
     // An entry of a list, such as notifyEmails.3, belongs to the list's own field.
     const name = fields.find((each) => path === each || path.startsWith(`${each}.`));

@@ -11,7 +11,8 @@ interface Session {
   problem: string;
 }
 
-const KEY = "token";
+/** The same as of the dashboard: one sign-in serves both. */
+const KEY = "billing-token";
 const TOKEN = /^[\w.-]+$/;
 const VIEWER = "query Viewer { viewer { isSysAdmin user { id displayName } } }";
 const REFUSED = "The token is not valid, or it has expired. Sign in again.";
@@ -41,19 +42,34 @@ function become(newToken: string | null, newSession: Session): void {
   for (const listener of listeners) listener();
 }
 
-export function signOut(problem = ""): void {
-  become(null, { viewer: null, problem });
+/** Only the latest counts: who clicks again has changed their mind. */
+let attempts = 0;
+
+export function signOut(): void {
+  attempts += 1;
+  become(null, { viewer: null, problem: "" });
 }
 
-export async function signIn(newToken: string): Promise<void> {
-  if (!TOKEN.test(newToken)) {
-    signOut(REFUSED);
-    return;
-  }
+/** With the token that this browser tab has kept, unless it is refused: a server that is busy is no reason to forget it. */
+export async function resume(): Promise<void> {
+  if (token !== null) await signIn(token, true);
+}
+
+export async function signIn(newToken: string, isKept = false): Promise<void> {
+  attempts += 1;
+  const attempt = attempts;
+  const { viewer, problem } = await ask(newToken);
+  if (attempt !== attempts) return;
+  if (viewer || (isKept && problem !== REFUSED)) become(newToken, { viewer, problem });
+  else become(null, { viewer, problem });
+}
+
+async function ask(asked: string): Promise<Session> {
+  if (!TOKEN.test(asked)) return { viewer: null, problem: REFUSED };
   try {
     const response = await fetch("/graphql", {
       method: "POST",
-      headers: { "Content-Type": "application/json", Authorization: `Bearer ${newToken}` },
+      headers: { "Content-Type": "application/json", Authorization: `Bearer ${asked}` },
       body: JSON.stringify({ query: VIEWER }),
     });
     const answer = (await response.json()) as {
@@ -61,17 +77,13 @@ export async function signIn(newToken: string): Promise<void> {
       errors?: { message: string }[];
     };
     const viewer = answer.data?.viewer;
-    if (viewer) become(newToken, { viewer, problem: "" });
-    else if (response.status === 401) signOut(REFUSED);
-    else signOut(answer.errors?.[0]?.message ?? `The server answered ${String(response.status)}.`);
+    if (viewer) return { viewer, problem: "" };
+    if (response.status === 401) return { viewer: null, problem: REFUSED };
+    const told = answer.errors?.[0]?.message ?? `The server answered ${String(response.status)}.`;
+    return { viewer: null, problem: told };
   } catch {
-    signOut("The server cannot be reached. Sign in again.");
+    return { viewer: null, problem: "The server cannot be reached. Try again." };
   }
-}
-
-/** Signs in with the token that this browser tab has kept. */
-export async function resume(): Promise<void> {
-  if (token !== null) await signIn(token);
 }
 
 /** Fetches as who is signed in; who is refused is signed out, and told so. */
@@ -79,10 +91,16 @@ export async function authorizedFetch(
   input: RequestInfo | URL,
   init: RequestInit = {},
 ): Promise<Response> {
+  const used = token;
   const headers = new Headers(init.headers);
   for (const [name, value] of Object.entries(authorization())) headers.set(name, value);
   const response = await fetch(input, { ...init, headers });
-  if (response.status === 401)
-    signOut(token === null ? "This needs a token: sign in first." : REFUSED);
+  // Somebody else may have signed in meanwhile.
+  if (response.status === 401 && used === token) {
+    become(null, {
+      viewer: null,
+      problem: used === null ? "This needs a token: sign in first." : REFUSED,
+    });
+  }
   return response;
 }

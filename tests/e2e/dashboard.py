@@ -41,8 +41,12 @@ def bars(page: Page) -> Locator:
 
 
 def as_gateway(address: str, query: str, given: dict[str, Any]) -> dict[str, Any]:
+    return as_person(address, "gateway", query, given)
+
+
+def as_person(address: str, user_id: str, query: str, given: dict[str, Any]) -> dict[str, Any]:
     people = httpx.get(f"{address}/demo/people").json()
-    [token] = [person["token"] for person in people if person["id"] == "gateway"]
+    [token] = [person["token"] for person in people if person["id"] == user_id]
     answer = httpx.post(
         f"{address}/graphql",
         headers={"Authorization": f"Bearer {token}"},
@@ -52,18 +56,21 @@ def as_gateway(address: str, query: str, given: dict[str, Any]) -> dict[str, Any
     return data
 
 
-def book(address: str, amount: str, description: str) -> None:
-    """A call of member-one's, as the gateway does."""
-    event = {
-        "mandateId": "demo-university",
-        "userId": "member-one",
-        "amount": amount,
-        "description": description,
-        "aicoreProvider": "openai",
-        "idempotencyKey": str(uuid.uuid4()),
-    }
+def book(address: str, amount: str, *descriptions: str) -> None:
+    """Calls of member-one's, as the gateway does."""
+    events = [
+        {
+            "mandateId": "demo-university",
+            "userId": "member-one",
+            "amount": amount,
+            "description": description,
+            "aicoreProvider": "openai",
+            "idempotencyKey": str(uuid.uuid4()),
+        }
+        for description in descriptions
+    ]
     query = (
         "mutation($input: RecordUsageInput!) { recordUsage(input: $input) { results { outcome } } }"
     )
-    answer = as_gateway(address, query, {"events": [event]})
-    assert answer["recordUsage"]["results"] == [{"outcome": "RECORDED"}]
+    answer = as_gateway(address, query, {"events": events})
+    assert answer["recordUsage"]["results"] == [{"outcome": "RECORDED"}] * len(events)

@@ -1,6 +1,7 @@
 """The dashboard of a member."""
 
 import csv
+import json
 import re
 import uuid
 from decimal import Decimal
@@ -101,6 +102,61 @@ def test_what_was_missed_while_offline_is_there_after_the_reconnect(
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(rows(page).first).to_contain_text(description)
     assert len(sockets) > 1
+
+
+def test_a_stream_that_ends_on_an_open_socket_is_begun_again(
+    open_page: OpenPage, address: str
+) -> None:
+    sockets: list[WebSocketRoute] = []
+    streams: list[str] = []
+
+    def watch(socket: WebSocketRoute) -> None:
+        sockets.append(socket)
+        server = socket.connect_to_server()
+
+        def pass_on(message: str | bytes) -> None:
+            told = json.loads(message)
+            if told["type"] == "subscribe":
+                streams.append(told["id"])
+            server.send(message)
+
+        socket.on_message(pass_on)
+
+    page = sign_in(
+        open_page, "member-one", before=lambda page: page.route_web_socket("**/graphql", watch)
+    )
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(rows(page)).to_have_count(50)
+    before = list(streams)
+    assert len(before) == 2
+    fault = [{"message": "Subscribe again.", "extensions": {"code": "UNAVAILABLE"}}]
+    for stream in before:
+        sockets[-1].send(json.dumps({"id": stream, "type": "error", "payload": fault}))
+    expect(page.get_by_text("Offline", exact=True)).to_be_visible()
+    missed, later = f"Missed {uuid.uuid4()}", f"Later {uuid.uuid4()}"
+    book(address, "0.01", missed)
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(rows(page).first).to_contain_text(missed)
+    book(address, "0.01", later)
+    expect(rows(page).first).to_contain_text(later)
+    assert len(streams) == 4
+
+
+def test_a_busy_list_keeps_every_row_in_order(open_page: OpenPage, address: str) -> None:
+    page = sign_in(open_page, "member-one", before=lambda page: page.clock.install())
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(rows(page)).to_have_count(50)
+    mark = uuid.uuid4()
+    booked = [f"Busy {number:03} {mark}" for number in range(140)]
+    booked_at_once = 20
+    for start in range(0, len(booked), booked_at_once):
+        book(address, "0.000001", *booked[start : start + booked_at_once])
+    expect(rows(page)).to_have_count(150)
+    page.clock.fast_forward(20_000)
+    expect(rows(page).first).to_contain_text(booked[-1])
+    shown = rows(page).locator("td:first-child .strong").all_inner_texts()
+    assert shown[: len(booked)] == booked[::-1]
+    assert len(shown) == 150
 
 
 def test_a_socket_that_is_refused_while_the_token_is_good_signs_nobody_out(

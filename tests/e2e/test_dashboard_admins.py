@@ -6,7 +6,7 @@ import uuid
 from playwright.sync_api import Route, expect
 
 from tests.e2e.conftest import OpenPage
-from tests.e2e.dashboard import UNIVERSITY, book, part, rows, sign_in
+from tests.e2e.dashboard import UNIVERSITY, as_person, book, part, rows, sign_in
 
 
 def test_an_admin_sees_users_accounts_and_audit_log(open_page: OpenPage) -> None:
@@ -37,6 +37,7 @@ def test_a_sysadmin_finds_a_mandate_and_adds_credit(open_page: OpenPage) -> None
     page.get_by_role("link", name="Demo University").click()
     page.get_by_role("button", name="Add credit").click()
     form = page.get_by_role("dialog")
+    expect(form.get_by_label("For")).to_be_focused()
     form.get_by_label("For").select_option("member-one")
     form.get_by_label("Amount").fill("1e3")
     form.get_by_role("button", name="Add credit").click()
@@ -111,6 +112,29 @@ def test_settings_show_userErrors_at_their_fields(open_page: OpenPage) -> None: 
     expect(percent).to_have_value("15" if before != "15" else "16")
 
 
+def test_a_change_of_somebody_else_wipes_no_edits(open_page: OpenPage, address: str) -> None:
+    page = sign_in(open_page, "demo-sysadmin", f"{UNIVERSITY}/settings")
+    company = page.get_by_label("Company")
+    company.fill("Typed for a long time")
+    query = (
+        "mutation($input: UpdateBillingSettingsInput!)"
+        " { updateBillingSettings(input: $input) { settings { version } } }"
+    )
+    addressee = f"Addressee {uuid.uuid4()}"
+    others = {"mandateId": "demo-university", "billingAddress": {"name": addressee}}
+    as_person(address, "demo-sysadmin", query, others)
+    page.get_by_role("button", name="Save settings").click()
+    load = page.get_by_role("button", name="load the new settings")
+    expect(load).to_be_visible()
+    expect(company).to_have_value("Typed for a long time")
+    load.click()
+    expect(page.get_by_label("Addressee")).to_have_value(addressee)
+    expect(company).to_have_value("")
+    company.fill("Typed again")
+    page.get_by_role("button", name="Save settings").click()
+    expect(page.get_by_text("The settings are saved.")).to_be_visible()
+
+
 def test_a_sysadmin_undoes_a_booking_after_a_confirmation(
     open_page: OpenPage, address: str
 ) -> None:
@@ -130,3 +154,4 @@ def test_a_sysadmin_undoes_a_booking_after_a_confirmation(
     expect(rows(page).first).to_contain_text("Undoes another")
     expect(row.filter(has_text="Undone").first).to_be_visible()
     expect(row.get_by_role("button", name="Undo")).to_have_count(0)
+    expect(part(page, "Transactions").locator("caption")).to_be_focused()

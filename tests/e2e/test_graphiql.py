@@ -112,16 +112,55 @@ def test_what_is_seen_depends_on_who_is_signed_in(page: Page) -> None:
 
     page.reload()
     expect(page.get_by_role("status")).to_have_text("Demo Sysadmin, sysadmin")
-    token = page.evaluate("sessionStorage.getItem('token')")
+    token = page.evaluate("sessionStorage.getItem('billing-token')")
     assert token
     kept = page.evaluate("JSON.stringify([localStorage, document.cookie])")
     assert token not in kept
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("status")).to_have_text("Nobody is signed in")
-    assert page.evaluate("sessionStorage.getItem('token')") is None
+    assert page.evaluate("sessionStorage.getItem('billing-token')") is None
     wait_until_it_is_ready(page)
     run(page)
     expect(problem(page)).to_have_text("This needs a token: sign in first.")
+
+
+def test_who_is_clicked_last_is_signed_in_however_slow_the_answers_are(page: Page) -> None:
+    slow: list[Route] = []
+
+    def hold_back_the_first(route: Route) -> None:
+        if "query Viewer" in (route.request.post_data or "") and not slow:
+            slow.append(route)
+        else:
+            route.continue_()
+
+    page.route("**/graphql", hold_back_the_first)
+    page.get_by_role("button", name="demo-sysadmin", exact=True).click()
+    sign_in(page, "member-one", "Member One")
+    with page.expect_response("**/graphql"):
+        slow[0].continue_()
+    settle(page)
+    expect(page.get_by_role("status")).to_have_text("Member One")
+    expect(run(page)).to_contain_text('"code": "FORBIDDEN"')
+
+
+def test_one_sign_in_serves_both_pages_and_outlasts_a_busy_server(page: Page) -> None:
+    sign_in(page, "member-one", "Member One")
+
+    def refuse(route: Route) -> None:
+        error = {"message": "Ask later.", "extensions": {"code": "RATE_LIMITED"}}
+        if route.request.method == "POST":
+            route.fulfill(status=429, json={"errors": [error]})
+        else:
+            route.continue_()
+
+    page.route("**/graphql", refuse)
+    page.reload()
+    expect(problem(page)).to_have_text("Ask later.")
+    page.unroute("**/graphql", refuse)
+    page.reload()
+    expect(page.get_by_role("status")).to_have_text("Member One")
+    page.goto("/#/mandates/demo-university")
+    expect(page.get_by_test_id("balance")).to_contain_text("CHF")
 
 
 def test_a_credit_is_added(page: Page) -> None:
@@ -174,7 +213,7 @@ def test_a_token_that_has_expired_is_told_and_hides_no_docs(page: Page) -> None:
         else:
             route.continue_()
 
-    page.evaluate("sessionStorage.setItem('token', 'expired')")
+    page.evaluate("sessionStorage.setItem('billing-token', 'expired')")
     page.route("**/graphql", hold_back)
     page.reload()
     page.get_by_role("button", name="Show Documentation Explorer").click()
