@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
@@ -65,7 +66,7 @@ def test_what_is_asked_too_often_stays_and_is_read_again_later(
 
 def test_a_credit_is_not_asked_for_before_its_payers_are_known(open_page: OpenPage) -> None:
     page = sign_in(open_page, "demo-sysadmin")
-    half = {"billingSettings": None, "mandateUsers": {"nodes": []}}
+    half: dict[str, Any] = {"billingSettings": None, "mandateUsers": {"nodes": []}}
     _limit_once(page, "query Payers(", half)
     page.get_by_role("button", name="Add credit").click()
     form = page.get_by_role("dialog")
