@@ -28,8 +28,11 @@ export function connect(token: string): Connection {
     fetchOptions: { headers: { Authorization: `Bearer ${token}` } },
     exchanges: [
       mapExchange({
-        onResult: ({ operation, data, error }) => {
-          if (operation.kind === "mutation" && !error && hasChanged(data as object)) outdate();
+        onResult: (result) => {
+          // A part of an answer is none: what is missing would look as if it were not there.
+          if (result.error) return { ...result, data: undefined };
+          if (result.operation.kind === "mutation" && hasChanged(result.data as object)) outdate();
+          return result;
         },
         onError: (error) => {
           if (withCode(error, "UNAUTHENTICATED")) refuse(token);

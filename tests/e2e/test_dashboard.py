@@ -9,7 +9,7 @@ from decimal import Decimal
 from playwright.sync_api import Page, WebSocketRoute, expect
 
 from tests.e2e.conftest import OpenPage
-from tests.e2e.dashboard import as_gateway, bars, book, part, rows, sign_in
+from tests.e2e.dashboard import as_gateway, as_person, bars, book, part, rows, sign_in
 
 
 def balance(page: Page) -> Decimal:
@@ -54,7 +54,7 @@ def test_a_booking_moves_balance_and_list_without_a_reload(
 
 
 def test_a_hold_is_shown_while_its_call_runs(open_page: OpenPage, address: str) -> None:
-    page = sign_in(open_page, "member-one")
+    page = sign_in(open_page, "member-one", before=lambda page: page.clock.install())
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     held = part(page, "Held for running calls")
     expect(held).to_contain_text("Nothing is held")
@@ -72,6 +72,7 @@ def test_a_hold_is_shown_while_its_call_runs(open_page: OpenPage, address: str) 
     query = "mutation($input: ReleaseHoldInput!) { releaseHold(input: $input) { hold { id } } }"
     hold_id = answer["createHold"]["hold"]["id"]
     as_gateway(address, query, {"mandateId": "demo-university", "holdId": hold_id})
+    page.clock.fast_forward(15_000)
     expect(held).to_contain_text("Nothing is held")
 
 
@@ -140,6 +141,27 @@ def test_a_stream_that_ends_on_an_open_socket_is_begun_again(
     book(address, "0.01", later)
     expect(rows(page).first).to_contain_text(later)
     assert len(streams) == 4
+
+
+def test_who_belongs_to_a_mandate_no_longer_is_told(open_page: OpenPage, address: str) -> None:
+    page = sign_in(open_page, "member-one")
+    expect(page.get_by_text("Live", exact=True)).to_be_visible()
+    expect(rows(page)).not_to_have_count(0)
+    membership = {"mandateId": "demo-university", "userId": "member-one"}
+    remove = (
+        "mutation($input: RemoveMembershipInput!)"
+        " { removeMembership(input: $input) { userErrors { code } } }"
+    )
+    add = (
+        "mutation($input: UpsertMembershipInput!)"
+        " { upsertMembership(input: $input) { userErrors { code } } }"
+    )
+    as_person(address, "demo-sysadmin", remove, membership)
+    try:
+        expect(page.get_by_text("There is no such mandate")).to_be_visible()
+        expect(page.get_by_text("Live", exact=True)).to_have_count(0)
+    finally:
+        as_person(address, "demo-sysadmin", add, membership | {"role": "MEMBER"})
 
 
 def test_a_busy_list_keeps_every_row_in_order(open_page: OpenPage, address: str) -> None:

@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
 from tests.e2e.conftest import OpenPage
-from tests.e2e.dashboard import UNIVERSITY, bars, part, rows, sign_in
+from tests.e2e.dashboard import UNIVERSITY, bars, book, part, rows, sign_in
 
 _AXE = Path(__file__).parents[2] / "dashboard/node_modules/axe-core/axe.min.js"
 PHONE = {"width": 360, "height": 740}
@@ -29,6 +30,49 @@ def test_an_error_of_the_api_is_shown_with_a_retry(open_page: OpenPage) -> None:
     problem.get_by_role("button", name="Try again").click()
     expect(problem).to_have_count(0)
     expect(rows(page).filter(has_text="Top-up").first).to_be_visible()
+
+
+def _limit_once(page: Page, operation: str, data: object = None) -> list[str]:
+    """What was refused so far."""
+    refused: list[str] = []
+    error = {"message": "Too often.", "extensions": {"code": "RATE_LIMITED", "retryAfter": 1}}
+
+    def refuse(route: Route) -> None:
+        if operation in (route.request.post_data or "") and not refused:
+            refused.append(operation)
+            route.fulfill(status=429, json={"data": data, "errors": [error]})
+        else:
+            route.continue_()
+
+    page.route("**/graphql", refuse)
+    return refused
+
+
+def test_what_is_asked_too_often_stays_and_is_read_again_later(
+    open_page: OpenPage, address: str
+) -> None:
+    page = sign_in(open_page, "member-one")
+    expect(bars(page).first).to_be_visible()
+    total = page.locator(".chart-total")
+    before = total.inner_text()
+    refused = _limit_once(page, "query Usage(")
+    with page.expect_response(lambda response: response.status == 429):
+        book(address, "0.5", "Asked too often")
+    expect(bars(page).first).to_be_visible()
+    expect(part(page, "Cost").get_by_role("alert")).to_have_count(0)
+    expect(total).not_to_have_text(before, use_inner_text=True)
+    assert len(refused) == 1
+
+
+def test_a_credit_is_not_asked_for_before_its_payers_are_known(open_page: OpenPage) -> None:
+    page = sign_in(open_page, "demo-sysadmin")
+    half: dict[str, Any] = {"billingSettings": None, "mandateUsers": {"nodes": []}}
+    _limit_once(page, "query Payers(", half)
+    page.get_by_role("button", name="Add credit").click()
+    form = page.get_by_role("dialog")
+    expect(form.get_by_role("alert")).to_contain_text("Too often.")
+    expect(form.get_by_label("Amount")).to_have_count(0)
+    expect(form.get_by_label("For")).to_be_focused()
 
 
 @pytest.mark.parametrize("token", ["not-a-token", "eyJhbGciOiJIUzI1NiJ9.e30.x"])
