@@ -30,6 +30,15 @@ _SECONDS = 20
 """How long a page may take to show what is expected: the machine has other things to do."""
 
 
+def until(page: Page, holds: Callable[[], bool]) -> None:
+    """Waits while what the page does is noted here."""
+    for _ in range(_SECONDS * 20):
+        if holds():
+            return
+        page.wait_for_timeout(50)
+    raise AssertionError("It did not happen in time.")
+
+
 @pytest.fixture(scope="session")
 def database_urls(
     postgresql_server: str, tmp_path_factory: pytest.TempPathFactory

@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from playwright.sync_api import Page, WebSocketRoute, expect
 
-from tests.e2e.conftest import OpenPage
+from tests.e2e.conftest import OpenPage, until
 from tests.e2e.dashboard import as_gateway, as_person, bars, book, part, rows, sign_in
 
 
@@ -102,7 +102,7 @@ def test_what_was_missed_while_offline_is_there_after_the_reconnect(
     is_down = False
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(rows(page).first).to_contain_text(description)
-    assert len(sockets) > 1
+    until(page, lambda: len(sockets) > 1)
 
 
 def test_a_stream_that_ends_on_an_open_socket_is_begun_again(
@@ -128,8 +128,8 @@ def test_a_stream_that_ends_on_an_open_socket_is_begun_again(
     )
     expect(page.get_by_text("Live", exact=True)).to_be_visible()
     expect(rows(page)).to_have_count(50)
+    until(page, lambda: len(streams) == 2)
     before = list(streams)
-    assert len(before) == 2
     fault = [{"message": "Subscribe again.", "extensions": {"code": "UNAVAILABLE"}}]
     for stream in before:
         sockets[-1].send(json.dumps({"id": stream, "type": "error", "payload": fault}))
@@ -140,7 +140,7 @@ def test_a_stream_that_ends_on_an_open_socket_is_begun_again(
     expect(rows(page).first).to_contain_text(missed)
     book(address, "0.01", later)
     expect(rows(page).first).to_contain_text(later)
-    assert len(streams) == 4
+    until(page, lambda: len(streams) == 4)
 
 
 def test_who_belongs_to_a_mandate_no_longer_is_told(open_page: OpenPage, address: str) -> None:
