@@ -486,6 +486,7 @@ async def test_who_reads_too_slowly_is_dropped(server: Server) -> None:
         slow.connection.transport.abort()
 
 
+@pytest.mark.usefixtures("server")
 def test_the_end_of_the_server_waits_for_no_stream(lasting_database_url: str) -> None:
     async def watch(server: Server) -> list[tuple[str, Any]]:
         async with events(server, "alice", BALANCE, m=MANDATE) as stream:
@@ -493,7 +494,6 @@ def test_the_end_of_the_server_waits_for_no_stream(lasting_database_url: str) ->
             server.signal(signal.SIGTERM)
             return [first, *[event async for event in stream]]
 
-    asyncio.run(_refresh(lasting_database_url))
     with running(lasting_database_url) as [server]:
         told = asyncio.run(watch(server))
         begun = time.monotonic()
@@ -501,11 +501,6 @@ def test_the_end_of_the_server_waits_for_no_stream(lasting_database_url: str) ->
         assert time.monotonic() - begun < 15
     assert [name for name, _ in told] == ["next", "next", "complete"]
     assert told[1][1]["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
-
-
-async def _refresh(database_url: str) -> None:
-    async with Database(database_url) as database:
-        await add_member(database, "alice")
 
 
 def test_the_log_tells_no_address_of_a_websocket(server: Server, output: Path) -> None:
