@@ -52,9 +52,8 @@ def main() -> None:
     try:
         cli()
     except DatabaseUnavailable as error:
-        _fail(
-            f"The database cannot be reached: {getattr(error.__cause__, 'orig', error.__cause__)}"
-        )
+        cause = getattr(error.__cause__, "orig", None) or error.__cause__
+        _fail(f"The database cannot be reached: {cause}")
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except DBAPIError as error:
@@ -108,10 +107,8 @@ def _check_there(settings: Settings) -> None:
     url = make_url(settings.database_url)
     file = Path(str(url.database)).absolute()
     if url.get_backend_name() == "sqlite" and not file.exists():
-        raise _Failure(
-            f"There is no database {file}: run `billing migrate` to create it, or set"
-            " BILLING_DATABASE_URL."
-        )
+        way = "run `billing migrate` to create it, or set BILLING_DATABASE_URL"
+        raise _Failure(f"There is no database {file}: {way}.")
 
 
 @contextmanager
@@ -155,7 +152,7 @@ def serve(
                 typer.echo(await demo.invitation(settings, database, f"http://{host}:{port}"))
 
     asyncio.run(prepare())
-    if not settings.smtp_url:
+    if settings.smtp_url is None:
         typer.echo("BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.", err=True)
     process.serve(settings, host, port, workers, drain, demo_users)
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import httpx
 import orjson
+from pydantic import SecretStr
 from sqlalchemy import Engine, event
 
 from app.auth import issue_token
 from app.billing.enums import MembershipRole, UserKind
-from app.config import Settings
+from app.config import Environment, Settings
 from app.database import Database
 from app.rate_limit import RateLimiter
 from app.server import create_app
@@ -90,6 +91,18 @@ def statements() -> Iterator[list[str]]:
         yield sent
     finally:
         event.remove(Engine, "before_cursor_execute", note)
+
+
+def in_production(database_url: str, **others: Any) -> Settings:
+    """The settings of a server in production, and others."""
+    return Settings(
+        database_url=database_url,
+        environment=Environment.PRODUCTION,
+        jwt_secret=SecretStr("x" * 32),
+        jwt_audience="billing",
+        jwt_issuer="billing",
+        **others,
+    )
 
 
 async def add_people(database: Database, **settings: Any) -> None:

@@ -5,16 +5,15 @@ from typing import Any
 
 import httpx
 import pytest
-from pydantic import SecretStr
 from starlette.applications import Starlette
 from starlette.responses import Response
 from starlette.routing import Route
 
-from app.config import Environment, Settings
+from app.config import Settings
 from app.database import Database, DatabaseUnavailable
 from app.server import create_app, door
 from app.server.middleware import surround
-from tests.api import Api, add_people, serving
+from tests.api import Api, add_people, in_production, serving
 
 pytestmark = [
     pytest.mark.anyio,
@@ -32,15 +31,7 @@ PREFLIGHT = {
 
 @pytest.fixture
 def options(database_url: str) -> Settings:
-    return Settings(
-        database_url=database_url,
-        environment=Environment.PRODUCTION,
-        jwt_secret=SecretStr("x" * 32),
-        jwt_audience="billing",
-        jwt_issuer="billing",
-        cors_origins=(ORIGIN,),
-        metrics=True,
-    )
+    return in_production(database_url, cors_origins=(ORIGIN,), metrics=True)
 
 
 @pytest.fixture

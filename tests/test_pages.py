@@ -5,13 +5,12 @@ from pathlib import Path
 
 import httpx
 import pytest
-from pydantic import SecretStr
 
-from app.config import Environment, Settings
+from app.config import Settings
 from app.database import Database
 from app.demo import ADMIN, GATEWAY, MEMBER, SYSADMIN
 from app.server import pages
-from tests.api import serving
+from tests.api import in_production, serving
 from tests.servers import running
 from tests.world import add_user
 
@@ -45,17 +44,6 @@ def built(static: Path) -> Path:
     return static
 
 
-def in_production(database_url: str) -> Settings:
-    return Settings(
-        database_url=database_url,
-        environment=Environment.PRODUCTION,
-        jwt_secret=SecretStr("x" * 32),
-        jwt_audience="billing",
-        jwt_issuer="billing",
-        metrics=True,
-    )
-
-
 @pytest.fixture
 async def development(database: Database, database_url: str) -> AsyncIterator[httpx.AsyncClient]:
     async with serving(Settings(database_url=database_url)) as api:
@@ -64,7 +52,7 @@ async def development(database: Database, database_url: str) -> AsyncIterator[ht
 
 @pytest.fixture
 async def production(database: Database, database_url: str) -> AsyncIterator[httpx.AsyncClient]:
-    async with serving(in_production(database_url)) as api:
+    async with serving(in_production(database_url, metrics=True)) as api:
         yield api.client
 
 
@@ -202,7 +190,7 @@ async def test_the_demo_people_are_told_in_a_demo_alone(
                 headers={"Authorization": f"Bearer {person['token']}"},
             )
             assert viewer.json()["data"]["viewer"]["user"]["id"] == person["id"]
-    for elsewhere, demo in ((settings, False), (in_production(database_url), True)):
+    for elsewhere, demo in ((settings, False), (in_production(database_url, metrics=True), True)):
         async with serving(elsewhere, demo) as api:
             assert (await api.client.get("/demo/people")).status_code == 404
 
