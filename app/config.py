@@ -96,6 +96,11 @@ class Settings(BaseSettings):
     metrics: bool = False
     tracing: bool = False
 
+    @property
+    def direct_url(self) -> str:
+        """The address of the database itself, for the operator's commands."""
+        return self.direct_database_url or self.database_url
+
     @field_validator("jwks_url")
     @classmethod
     def _check_jwks_url(cls, value: str | None, info: ValidationInfo) -> str | None:

@@ -18,7 +18,7 @@ import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import BigInteger, cast, column, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.database import PROMPT, Database, DatabaseUnavailable, Ready, Unit
+from app.database import Database, DatabaseUnavailable, Ready, Unit, Waits
 from app.faults import took_too_long
 from app.metrics import REPLICA_LAG, REPLICA_READS
 from app.statements import Statement
@@ -30,8 +30,7 @@ MOST_BEHIND_SECONDS = 0.25
 LOOK_AGAIN_SECONDS = 0.005
 ASK_AGAIN_SECONDS = 1.0
 """Between two looks at a replica that was behind or away."""
-WAITS = replace(PROMPT, begin=0.5)
-"""Shorter than a server's: when it is over, the primary is still to be asked."""
+CONNECT_SECONDS = 0.5
 
 # What is acknowledged is flushed; what others have only inserted may take its time.
 _FLUSHED = Statement(
@@ -53,12 +52,15 @@ class _NotAsFar(Exception):
 
 
 @asynccontextmanager
-async def following(database: Database, url: str | None) -> AsyncIterator[None]:
-    """Meanwhile the replica at this address, if there is one, is the database's reader."""
+async def following(database: Database, url: str | None, waits: Waits) -> AsyncIterator[None]:
+    """Meanwhile the replica at this address, if there is one, is the database's reader.
+
+    It has as long as the primary for a statement, but not for a connection: then that is asked.
+    """
     if url is None:
         yield
         return
-    async with Database(url, waits=WAITS) as replica:
+    async with Database(url, waits=replace(waits, begin=CONNECT_SECONDS)) as replica:
         reader = database.reader = _Replica(database, replica)
         try:
             yield

@@ -15,7 +15,7 @@ from app.database import Database
 
 async def upgrade() -> None:
     """Creates the tables, or brings them to the revision that this version needs."""
-    async with Database(load_settings().database_url) as database:
+    async with Database(load_settings().direct_url) as database:
         await migrate.migrate(database)
     typer.echo(f"The database is at revision {revision.revision_needed()}.")
 
@@ -28,5 +28,5 @@ def back_up(
     check_there(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else what is half done would stay
     with progress() as bars:
-        backup.back_up(settings.database_url, file, bars)
+        backup.back_up(settings.direct_url, file, bars)
     typer.echo(f"The database is in {file}.")

@@ -47,7 +47,7 @@ def create_app(settings: Settings | None = None, demo: bool = False) -> Starlett
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[Mapping[str, Any]]:
-        async with database, following(database, settings.read_database_url), limiter:
+        async with database, following(database, settings.read_database_url, PROMPT), limiter:
             try:
                 await check_revision(database)
             except DatabaseUnavailable:
