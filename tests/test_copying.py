@@ -59,9 +59,7 @@ async def fill(database: Database) -> None:
     await add_mandate(
         database,
         MANDATE,
-        PREPAY_MANDATE,
         PREPAY_USER,
-        SYSADMIN,
         users=("alice", "ben"),
         time_zone="Asia/Kathmandu",
         warning_threshold_percent=Decimal("12.34567891"),
