@@ -317,3 +317,14 @@ def test_what_means_nothing_to_another_server_is_left_out() -> None:
     kept = Table("kept", metadata)
     Table("left_out", metadata, info={"lasting": False})
     assert copying.lasting_tables(metadata) == [kept]
+
+
+@pytest.mark.parametrize("target_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_postgresql_knows_at_once_how_many_rows_there_are(
+    copy: Billing, on_database: OnDatabase, database_url: str, target_url: str
+) -> None:
+    on_database(add_user, "ann")
+    assert copy(database_url)[0] == 0
+    known = on(target_url, run_sql, "SELECT reltuples FROM pg_class WHERE relname = 'user'")
+    assert known == [(1,)]
