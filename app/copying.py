@@ -54,8 +54,7 @@ async def _check_pair(read: AsyncConnection, written: AsyncConnection) -> None:
     if await _identity(read) == await _identity(written):
         raise CopyFailed("The old database and the new one are the same.")
     if written.dialect.name == "postgresql":  # SQLite has one writer anyway
-        names = ", ".join(map(written.dialect.identifier_preparer.format_table, lasting_tables()))
-        await written.exec_driver_sql(f"LOCK TABLE {names} IN EXCLUSIVE MODE")
+        await written.exec_driver_sql(f"LOCK TABLE {_names(written)} IN EXCLUSIVE MODE")
     filled = [
         table.name
         for table in lasting_tables()
@@ -85,7 +84,7 @@ async def _copy(read: AsyncConnection, written: AsyncConnection, advance: Advanc
         if (found := await _count(written, table)) != size:
             raise CopyFailed(f"Of {size:,} rows of {table.name}, {found:,} have arrived.")
     if written.dialect.name == "postgresql":  # else the first plans would be those of empty tables
-        await written.exec_driver_sql("ANALYZE")
+        await written.exec_driver_sql(f"ANALYZE {_names(written)}")
     return total
 
 
@@ -105,6 +104,11 @@ async def _insert(connection: AsyncConnection, table: Table, rows: Sequence[Row[
         )
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise CopyFailed(f"The new database refused a row of {table.name}: {error}") from error
+
+
+def _names(connection: AsyncConnection) -> str:
+    quoted = connection.dialect.identifier_preparer.format_table
+    return ", ".join(map(quoted, lasting_tables()))
 
 
 async def _count(connection: AsyncConnection, table: Table) -> int:

@@ -223,6 +223,19 @@ def test_a_row_that_is_refused_is_one_line(
     assert is_empty(target_url)
 
 
+@pytest.mark.parametrize("target_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_a_row_that_does_not_arrive_is_missed(
+    copy: Billing, on_database: OnDatabase, database_url: str, target_url: str
+) -> None:
+    on_database(fill)
+    swallow = """CREATE TRIGGER swallow BEFORE INSERT ON "user" WHEN NEW.id = 'ann'
+        BEGIN SELECT RAISE(IGNORE); END"""
+    on(target_url, run_sql, swallow)
+    assert copy(database_url) == failure("Of 3 rows of user, 2 have arrived.")
+    assert is_empty(target_url)
+
+
 def test_what_is_written_meanwhile_is_not_copied(
     on_database: OnDatabase, database_url: str, target_url: str
 ) -> None:
