@@ -335,9 +335,16 @@ def test_what_means_nothing_to_another_server_is_left_out() -> None:
 @pytest.mark.parametrize("target_url", ["postgresql"], indirect=True)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_postgresql_knows_at_once_how_many_rows_there_are(
-    copy: Billing, on_database: OnDatabase, database_url: str, target_url: str
+    copy: Billing,
+    on_database: OnDatabase,
+    database_url: str,
+    target_url: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     on_database(add_user, "ann")
+    # Behind a pooler, too, which the old database is not.
+    monkeypatch.setenv("BILLING_DATABASE_POOLED", "on")
+    monkeypatch.setenv("BILLING_DIRECT_DATABASE_URL", target_url)
     assert copy(database_url)[0] == 0
     known = on(target_url, run_sql, "SELECT reltuples FROM pg_class WHERE relname = 'user'")
     assert known == [(1,)]

@@ -18,7 +18,7 @@ from app.database import Database
 
 async def upgrade() -> None:
     """Creates the tables, or brings them to the revision that this version needs."""
-    async with Database(load_settings().database_url) as database:
+    async with Database(load_settings().direct_url) as database:
         await migrate.migrate(database)
     typer.echo(f"The database is at revision {revision.revision_needed()}.")
 
@@ -31,7 +31,7 @@ def back_up(
     check_there(settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # else what is half done would stay
     with progress() as bars:
-        backup.back_up(settings.database_url, file, bars)
+        backup.back_up(settings.direct_url, file, bars)
     typer.echo(f"The database is in {file}.")
 
 
@@ -60,12 +60,14 @@ async def copy_from(
 
 
 def _check_url(url: str) -> None:
-    """By the rules for BILLING_DATABASE_URL."""
+    """By the rules for BILLING_DATABASE_URL, whatever the other settings say of that one."""
     try:
         Settings(database_url=url)
     except ValidationError as error:
-        [fault] = error.errors(include_input=False, include_context=False)
-        raise Failure(f"URL {fault['msg'].removeprefix('Value error, ')}.") from None
+        for fault in error.errors(include_input=False, include_context=False):
+            if fault["loc"] == ("database_url",):
+                words = fault["msg"].removeprefix("Value error, ")
+                raise Failure(f"URL {words}.") from None
     if file := missing_file(url):
         raise Failure(f"There is no database {file}.")
 

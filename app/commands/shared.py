@@ -12,6 +12,7 @@ from sqlalchemy import make_url
 from app import revision
 from app.config import Settings
 from app.database import PATIENT, Database, Waits
+from app.replica import following
 
 
 class Failure(Exception):
@@ -22,14 +23,17 @@ class Failure(Exception):
 async def migrated(settings: Settings, waits: Waits = PATIENT) -> AsyncIterator[Database]:
     """The database, at the revision this program needs."""
     check_there(settings)
-    async with Database(settings.database_url, waits=waits) as database:
+    async with (
+        Database(settings.direct_url, waits=waits) as database,
+        following(database, settings.read_database_url, waits),
+    ):
         await revision.check_revision(database)
         yield database
 
 
 def check_there(settings: Settings) -> None:
     """Refuses a command for a database that `billing migrate` has yet to create."""
-    if file := missing_file(settings.database_url):
+    if file := missing_file(settings.direct_url):
         way = "run `billing migrate` to create it, or set BILLING_DATABASE_URL"
         raise Failure(f"There is no database {file}: {way}.")
 
