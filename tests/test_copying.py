@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from sqlalchemy import Column, MetaData, Table, func, select
-from sqlmodel import SQLModel
 
 from app import copying
 from app.billing.models import users
@@ -46,7 +45,7 @@ from tests.world import (
     usage_event,
 )
 
-ALL = SQLModel.metadata.sorted_tables
+ALL = copying.lasting_tables()
 LARGEST = "999999.999999999"
 TEXT = "Zürich, 中文, 🧾 'quoted' \\N\t\"\n"
 
@@ -161,7 +160,7 @@ def test_all_rows_arrive_as_they_are(
     number = sum(map(len, before.values()))
     assert copy(database_url) == (
         0,
-        f"{number} rows are copied.\n3 mandates: every figure follows from the transactions.\n",
+        f"{number} rows are copied. Their proof follows, as by `billing verify-ledger`.\n3 mandates: every figure follows from the transactions.\n",
         "",
     )
     assert on(target_url, content) == before

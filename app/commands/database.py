@@ -43,8 +43,9 @@ async def copy_from(
 ) -> None:
     """Copies all of another database into this one, which must be migrated and empty.
 
-    This is the way from SQLite to PostgreSQL. Stop the servers first: what is written after the
-    copy has begun is not in it. The old database stays as it is. Broken off, the new one stays empty.
+    This is the way from SQLite to PostgreSQL.
+    Stop the servers first: what is written once it has begun is not copied.
+    The old database stays as it is; broken off, the new one stays empty.
     """
     settings = load_settings()
     _check_url(url)
@@ -55,7 +56,9 @@ async def copy_from(
             copied = await copying.copy_database(
                 source, target, lambda done, total: bars.update(task, completed=done, total=total)
             )
-        typer.echo(f"{copied:,} rows are copied.")
+        typer.echo(
+            f"{copied:,} rows are copied. Their proof follows, as by `billing verify-ledger`."
+        )
         await prove(target)
 
 
