@@ -47,6 +47,7 @@ def test_help_names_every_command(command: Billing) -> None:
         "seed-demo",
         "import-usage",
         "export",
+        "copy-from",
         "verify-ledger",
         "export-schema",
     ):
