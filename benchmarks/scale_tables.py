@@ -125,7 +125,8 @@ def show(
             need(busiest_second(DASHBOARDS, given), costs["dashboard"], given),
         ),
     ]
-    console = Console(width=None if sys.stdout.isatty() else 170)
+    # In a file or a pipe it would be wrapped at 80.
+    console = Console(width=None if sys.stdout.isatty() else 240)
     style = box.MARKDOWN if arguments.markdown else box.HEAVY_HEAD
     for title, table in (
         ("Measured", _measured(rounds, works, rest, style)),

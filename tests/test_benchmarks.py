@@ -195,6 +195,6 @@ async def test_spends_and_dashboards_of_many_mandates_are_measured(
     spends = sum(one.done for name, one in found.items() if name != "dashboard")
     assert booked >= 2 * ROWS + spends
     assert found["spend"].wal > 1_000 * found["spend"].done
-    assert found["spend"].commits > 0 == found["dashboard"].commits
+    assert found["spend"].commits > 0
     show(rounds, works, 1.5, Namespace(rows=0, rounds=1, seconds=0, markdown=True), now, load=0)
     assert "1,000,000 dashboards a day" in capsys.readouterr().out
