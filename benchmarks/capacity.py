@@ -4,7 +4,7 @@ Each figure is one formula, which FORMULAS states for the reader.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 
 HOUR, MONTH_DAYS = 3600, 30
@@ -14,14 +14,25 @@ FORMULAS = (
     "dashboards a second = dashboards a day * share of the busiest hour / 3,600",
     "p, API cores and processes, each of which hears of every spend:"
     " p * utilisation = rate * (api + (p - 1) * heard), so"
-    " p = rate * (api - heard) / (utilisation - rate * heard); none where that is below 0;"
-    " at least rate * api / utilisation, which is p if nothing is heard",
-    "database cores = rate * database / utilisation; nodes = cores / cores of one, rounded up",
-    "connections = p * (pool + 1 that listens); looks into the outbox a second = p * 2 channels",
+    " p = rate * (api - heard) / (utilisation - rate * heard), at least rate * api / utilisation;"
+    " none where rate * heard is above utilisation",
+    "database cores = rate * (database + p * told) / utilisation",
+    "nodes = cores / cores of one, rounded up",
+    "connections = p * (pool + 1 that listens); outbox polls a second = p * 2 channels",
     "WAL a second = rate * WAL of one; commits likewise",
     "disk a month = rate * 3,600 / share of the busiest hour * 30 * bytes of one",
     "commits to a flush = commits a second * milliseconds of a flush / 1,000",
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Word:
+    """Of what has changed, which every process is told: milliseconds of a core."""
+
+    api: float
+    """Of each process."""
+    database: float
+    """Of PostgreSQL, for each process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +45,18 @@ class Cost:
     """Milliseconds of a core of each other process, which is told of it."""
     database: float
     """Milliseconds of a core of PostgreSQL."""
+    told: float
+    """Likewise for each process that is told of it."""
     commits: float
     """Transactions that write."""
     wal: float
     """Bytes."""
     disk: float
     """Bytes."""
+
+    def unheard(self) -> "Cost":
+        """If no process were told of what nobody watches there."""
+        return replace(self, heard=0, told=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +92,8 @@ class Need:
     api_cores: float
     """Infinite where every process has enough to do with what it hears."""
     api_nodes: float
-    api_cores_unheard: float
-    """If no process heard of what nobody watches there."""
-    api_nodes_unheard: int
     database_cores: float
-    database_nodes: int
+    database_nodes: float
     connections: float
     wal: float
     """Bytes a second."""
@@ -118,22 +132,24 @@ def processes(rate: float, cost: Cost, given: Assumptions) -> float:
 def need(rate: float, cost: Cost, given: Assumptions) -> Need:
     """What so many operations a second in the busiest hour need."""
     api = processes(rate, cost, given)
-    unheard = rate * cost.api / 1000 / given.utilisation
-    database = rate * cost.database / 1000 / given.utilisation
+    told = api * cost.told if cost.told else 0
+    database = rate * (cost.database + told) / 1000 / given.utilisation
     return Need(
         rate=rate,
         api_cores=api,
-        api_nodes=inf if api == inf else ceil(api / given.api_cores),
-        api_cores_unheard=unheard,
-        api_nodes_unheard=ceil(unheard / given.api_cores),
+        api_nodes=_whole(api / given.api_cores),
         database_cores=database,
-        database_nodes=ceil(database / given.database_cores),
-        connections=inf if api == inf else ceil(api) * (given.pool + 1),
+        database_nodes=_whole(database / given.database_cores),
+        connections=_whole(api) * (given.pool + 1),
         wal=rate * cost.wal,
         commits=rate * cost.commits,
         disk=rate * HOUR / given.busiest_hour * MONTH_DAYS * cost.disk,
-        polls=inf if api == inf else ceil(api) * given.polls,
+        polls=_whole(api) * given.polls,
     )
+
+
+def _whole(number: float) -> float:
+    return number if number == inf else ceil(number)
 
 
 def limits(need: Need, cost: Cost, hottest: float, given: Assumptions) -> list[Limit]:

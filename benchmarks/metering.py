@@ -1,12 +1,24 @@
 """What work has cost so far: processor time from /proc, and what PostgreSQL has written."""
 
+import asyncio
 import os
 from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
+import orjson
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.billing.types import new_key
+from app.database import Database
+from app.feed import CHANNEL
+from app.postgresql import notify
+from benchmarks.capacity import Word
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PARENT, _FIRST, _END = 1, 11, 15
@@ -18,6 +30,8 @@ SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint AS wal,
 """
 _POSTMASTER = "SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1)::int"
 _FLUSHES = 200
+_WORDS, _NOTIFICATIONS, _SETTLED = 200, 100, 1.0
+"""Words in a notification of those that are sent to see what they cost, and the seconds to hear them."""
 _PAGE = bytes(8192)
 
 
@@ -84,3 +98,46 @@ def milliseconds_to_flush(directory: Path) -> float:
             taken.append((perf_counter() - begun) * 1000)
     path.unlink()
     return sorted(taken)[_FLUSHES // 2]
+
+
+class Ear:
+    """Counts the words that every process is told."""
+
+    heard = 0
+
+    def hear(self, *_: object) -> None:
+        self.heard += 1
+
+
+@asynccontextmanager
+async def listening(database: Database) -> AsyncIterator[Ear]:
+    """An ear, meanwhile."""
+    ear = Ear()
+    async with database.engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        await driver.add_listener(CHANNEL, ear.hear)
+        yield ear
+        await driver.remove_listener(CHANNEL, ear.hear)
+
+
+async def cost_of_word(database: Database, postmaster: int, pids: Sequence[int]) -> Word:
+    """What each of these processes takes to hear a word, and PostgreSQL to tell it one of them.
+
+    PostgreSQL's includes its part of taking the word down once.
+    """
+    payloads = [
+        orjson.dumps(["copy-000", f"copy-000-user-{place:03}", [new_key(now)]]).decode()
+        for now in [datetime.now(UTC)]
+        for place in range(_WORDS)
+    ]
+    server, hearing = processor_seconds(postmaster), sum(map(thread_seconds, pids))
+    async with database.read() as connection:
+        for _ in range(_NOTIFICATIONS):
+            await notify(connection, payloads)
+    await asyncio.sleep(_SETTLED)
+    server, hearing = (
+        processor_seconds(postmaster) - server,
+        sum(map(thread_seconds, pids)) - hearing,
+    )
+    heard = _WORDS * _NOTIFICATIONS * len(pids) / 1000
+    return Word(api=hearing / heard, database=server / heard)

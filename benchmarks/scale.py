@@ -14,17 +14,20 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from time import perf_counter
 
 from rich.console import Console
 from rich.progress import Progress
 
 from app.database import Database
+from benchmarks.capacity import Word
 from benchmarks.client import Load, Outcome, Unsound, apply
 from benchmarks.contenders import OURS, Contender, running, tokens
 from benchmarks.load import GATEWAY, USERS
 from benchmarks.mandates import Operation, check_answers, fill, operations, viewers
 from benchmarks.metering import (
+    Ear,
+    cost_of_word,
+    listening,
     milliseconds_to_flush,
     postmaster,
     processor_seconds,
@@ -120,8 +123,9 @@ async def _run(arguments: argparse.Namespace) -> None:
         works = operations(copies, now)
         bench = await stack.enter_async_context(bench_of(database, address, viewers(copies)))
         rounds = await measure(bench, works, arguments.rounds, arguments.seconds, bars)
+        word = await bench.word()
         load = os.getloadavg()[0]
-    show(rounds, works, flush, arguments, now, load)
+    show(rounds, works, flush, word, arguments, now, load)
 
 
 class Bench:
@@ -133,11 +137,18 @@ class Bench:
         postmaster: int,
         servers: Sequence[Contender],
         tokens: dict[str, str],
+        ear: Ear,
     ) -> None:
         self._database = database
         self._postmaster = postmaster
         self._servers = servers
         self._tokens = tokens
+        self._ear = ear
+
+    async def word(self) -> Word:
+        """What a word costs that every process is told."""
+        pids = [server.pid for server in self._servers]
+        return await cost_of_word(self._database, self._postmaster, pids)
 
     async def check(self, operation: Operation) -> None:
         """Unsound unless the first two requests are answered without an error."""
@@ -150,7 +161,7 @@ class Bench:
         requests = operation.requests(self._tokens)
         await self._apply(operation, processes, requests, seconds=min(_WARM_UP, seconds))
         async with self._database.read() as connection:
-            before, began = await written(connection), perf_counter()
+            before, words = await written(connection), self._ear.heard
             database = processor_seconds(self._postmaster)
             api = [thread_seconds(server.pid) for server in self._servers]
             outcomes = await self._apply(operation, processes, requests, seconds=seconds)
@@ -159,17 +170,15 @@ class Bench:
                 for server, earlier in zip(self._servers, api, strict=True)
             ]
             database = processor_seconds(self._postmaster) - database
-            elapsed, after = perf_counter() - began, await written(connection)
-        idle = api[processes:]
+            after = await written(connection)
         return Round(
             done=sum(outcome.answered for outcome in outcomes) * operation.events,
             seconds=max(outcome.seconds for outcome in outcomes),
             api=sum(api[:processes]),
-            idle=sum(idle) / len(idle) if idle else None,
-            elapsed=elapsed,
             database=database,
             wal=after.wal - before.wal,
             commits=after.transactions - before.transactions,
+            words=self._ear.heard - words,
             disk=after.size - before.size,
             milliseconds=sorted(each for outcome in outcomes for each in outcome.milliseconds),
         )
@@ -215,7 +224,8 @@ async def bench_of(
             servers.append(server)
         async with database.read() as connection:
             pid = await postmaster(connection)
-        yield Bench(database, pid, servers, tokens(viewers))
+        ear = await stack.enter_async_context(listening(database))
+        yield Bench(database, pid, servers, tokens(viewers), ear)
 
 
 async def measure(

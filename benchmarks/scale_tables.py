@@ -5,7 +5,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from math import inf, isinf
+from math import isinf
 from statistics import median, quantiles
 
 from rich import box
@@ -19,6 +19,7 @@ from benchmarks.capacity import (
     Assumptions,
     Cost,
     Need,
+    Word,
     busiest_second,
     limits,
     need,
@@ -42,14 +43,12 @@ class Round:
     seconds: float
     api: float
     """Seconds of a core of the processes that were asked, together."""
-    idle: float | None
-    """Likewise of each of the others; None where all were asked."""
-    elapsed: float
-    """Seconds that went by between the two looks at the processors."""
     database: float
     """Seconds of a core of PostgreSQL."""
     wal: int
     commits: int
+    words: int
+    """Told to every process."""
     disk: int
     milliseconds: Sequence[float] = field(repr=False)
     """Each unit of requests took, from the first request to the last answer."""
@@ -59,82 +58,67 @@ Rounds = Mapping[tuple[str, int], Sequence[Round]]
 """By the operation's name and the number of processes that were asked."""
 
 
-def cost(rounds: Rounds, name: str, resting: float) -> Cost:
-    """What an operation costs at its dearest.
-
-    `resting` is the share of a core that a process takes which hears of nothing.
-    """
+def cost(rounds: Rounds, name: str, word: Word) -> Cost:
+    """What an operation costs at its dearest; `word` is what one word of it costs who hears it."""
     by_number = {number: found for (each, number), found in rounds.items() if each == name}
     every = [each for found in by_number.values() for each in found]
-    heard = heard_by_others(every, resting)
-    api = [(number, _median(found, _api)) for number, found in by_number.items()]
     done = sum(each.done for each in every)
+    words = sum(each.words for each in every) / done
+    heard = words * word.api
     return Cost(
-        api=own_cost(api, heard),
+        api=own_cost(
+            [(number, _median(found, _api)) for number, found in by_number.items()], heard
+        ),
         heard=heard,
         database=max(_median(found, _database) for found in by_number.values()),
+        told=words * word.database,
         commits=sum(each.commits for each in every) / done,
-        wal=sum(each.wal for each in every) / done,
+        wal=_median(every, _wal),
         disk=sum(each.disk for each in every) / done,
     )
-
-
-def heard_by_others(rounds: Sequence[Round], resting: float) -> float:
-    """Milliseconds that each other process takes for an operation of which it only hears."""
-    looked = [each for each in rounds if each.idle is not None]
-    taken = sum((each.idle or 0) - resting * each.elapsed for each in looked)
-    return max(0.0, taken * 1000 / (sum(each.done for each in looked) or 1))
-
-
-def resting(rounds: Rounds) -> float:
-    """The share of a core that a process takes while others show dashboards, of which none hears."""
-    looked = [each for (name, _), found in rounds.items() if name == "dashboard" for each in found]
-    idle = [each for each in looked if each.idle is not None]
-    return sum(each.idle or 0 for each in idle) / (sum(each.elapsed for each in idle) or inf)
 
 
 def show(
     rounds: Rounds,
     works: Sequence[Operation],
     flush: float,
+    word: Word,
     arguments: Namespace,
     now: datetime,
     load: float,
 ) -> None:
     """Prints it all."""
     given = Assumptions(flush=flush)
-    rest = resting(rounds)
-    costs = {work.name: cost(rounds, work.name, rest) for work in works}
+    costs = {work.name: cost(rounds, work.name, word) for work in works}
     hottest = {
         work.name: max(
             _median(found, _rate) for (name, _), found in rounds.items() if name == work.name
         )
         for work in works
     }
+    asked = [
+        *((f"{rate:,} spends/s, hold and settle", rate, costs["spend"]) for rate in SPENDS),
+        *((f"{rate:,} spends/s, recordUsage", rate, costs["record"]) for rate in SPENDS),
+        (f"{DASHBOARDS:,} dashboards a day", busiest_second(DASHBOARDS, given), costs["dashboard"]),
+    ]
     needs = [
-        *(
-            (f"{rate:,} spends/s, hold and settle", need(rate, costs["spend"], given))
-            for rate in SPENDS
-        ),
-        *(
-            (f"{rate:,} spends/s, recordUsage of 100", need(rate, costs["record"], given))
-            for rate in SPENDS
-        ),
-        (
-            f"{DASHBOARDS:,} dashboards a day",
-            need(busiest_second(DASHBOARDS, given), costs["dashboard"], given),
-        ),
+        (name, need(rate, each, given), need(rate, each.unheard(), given))
+        for name, rate, each in asked
     ]
     # In a file or a pipe it would be wrapped at 80.
     console = Console(width=None if sys.stdout.isatty() else 240)
     style = box.MARKDOWN if arguments.markdown else box.HEAVY_HEAD
     for title, table in (
-        ("Measured", _measured(rounds, works, rest, style)),
+        ("Measured", _measured(rounds, works, style)),
         ("Reckoned: nodes", _needed(needs, given, style)),
         (
             "Reckoned: what gives way first, hold and settle (above 1 it must be lifted)",
             _limited(
-                [each for _, each in needs[:3]], costs["spend"], hottest["hot-pooled"], given, style
+                [each for _, each, _ in needs[:3]],
+                costs["spend"],
+                hottest["hot-pooled"],
+                given,
+                style,
             ),
         ),
     ):
@@ -156,7 +140,7 @@ def show(
         each = costs[work.name]
         console.print(
             f"- {work.label}: api {figure(each.api)}, heard {figure(each.heard)},"
-            f" database {figure(each.database)}",
+            f" database {figure(each.database)}, told {figure(each.told)}",
             highlight=False,
         )
 
@@ -170,10 +154,10 @@ def _assumed(given: Assumptions) -> str:
     )
 
 
-def _measured(rounds: Rounds, works: Sequence[Operation], rest: float, style: box.Box) -> Table:
+def _measured(rounds: Rounds, works: Sequence[Operation], style: box.Box) -> Table:
     columns = (
-        *("", "processes", "a second", "API ms", "heard ms", "PostgreSQL ms"),
-        *("commits", "WAL kB", "disk kB", "median ms", "p95", "p99"),
+        *("", "processes", "a second", "API ms", "PostgreSQL ms"),
+        *("commits", "words", "WAL bytes", "disk kB", "median ms", "p95", "p99"),
     )
     table = _table(columns, style)
     for work in works:
@@ -183,42 +167,33 @@ def _measured(rounds: Rounds, works: Sequence[Operation], rest: float, style: bo
             taken = sorted(each for one in found for each in one.milliseconds)
             *_, p95, _, _, _, p99 = quantiles(taken, n=100) if len(taken) > 1 else taken * 99
             done = sum(one.done for one in found)
-            hears = any(one.idle is not None for one in found)
             table.add_row(
                 work.label if number == 1 else "",
                 str(number),
                 spread(found, _rate),
                 spread(found, _api),
-                figure(heard_by_others(found, rest)) if hears else "",
                 spread(found, _database),
                 figure(sum(one.commits for one in found) / done),
-                figure(sum(one.wal for one in found) / done / 1000),
+                figure(sum(one.words for one in found) / done),
+                spread(found, _wal),
                 figure(sum(one.disk for one in found) / done / 1000),
                 *map(figure, (median(taken), p95, p99)),
             )
     return table
 
 
-def _needed(needs: Iterable[tuple[str, Need]], given: Assumptions, style: box.Box) -> Table:
+def _needed(needs: Iterable[tuple[str, Need, Need]], given: Assumptions, style: box.Box) -> Table:
     columns = (
-        *("", f"API cores (nodes of {given.api_cores})", "if nothing is heard"),
-        f"PostgreSQL cores (nodes of {given.database_cores})",
-        *(
-            "connections",
-            "outbox polls/s",
-            "commits/s",
-            "to a flush",
-            "WAL MB/s",
-            "disk TB a month",
-        ),
+        *("", f"API cores (of {given.api_cores})", f"PostgreSQL cores (of {given.database_cores})"),
+        *("if nothing is heard", "", "connections", "outbox polls/s", "commits/s", "to a flush"),
+        *("WAL MB/s", "disk TB a month"),
     )
     table = _table(columns, style)
-    for name, each in needs:
+    for name, each, unheard in needs:
         table.add_row(
             name,
-            f"{figure(each.api_cores)} ({figure(each.api_nodes)})",
-            f"{figure(each.api_cores_unheard)} ({figure(each.api_nodes_unheard)})",
-            f"{figure(each.database_cores)} ({figure(each.database_nodes)})",
+            *_cores_and_nodes(each),
+            *_cores_and_nodes(unheard),
             figure(each.connections),
             figure(each.polls),
             figure(each.commits),
@@ -227,6 +202,13 @@ def _needed(needs: Iterable[tuple[str, Need]], given: Assumptions, style: box.Bo
             figure(each.disk / TERA),
         )
     return table
+
+
+def _cores_and_nodes(need: Need) -> tuple[str, str]:
+    return (
+        f"{figure(need.api_cores)} ({figure(need.api_nodes)})",
+        f"{figure(need.database_cores)} ({figure(need.database_nodes)})",
+    )
 
 
 def _limited(
@@ -273,6 +255,10 @@ def _api(one: Round) -> float:
 
 def _database(one: Round) -> float:
     return one.database * 1000 / one.done
+
+
+def _wal(one: Round) -> float:
+    return one.wal / one.done
 
 
 def _median(rounds: Sequence[Round], of: Callable[[Round], float]) -> float:

@@ -17,6 +17,7 @@ from app.database import Database
 from benchmarks.capacity import (
     Assumptions,
     Cost,
+    Word,
     busiest_second,
     limits,
     need,
@@ -30,7 +31,7 @@ from benchmarks.mandates import POOLED, fill, operations, viewers
 from benchmarks.metering import processor_seconds, thread_seconds
 from benchmarks.questions import ask, questions
 from benchmarks.scale import bench_of, measure
-from benchmarks.scale_tables import Round, cost, figure, heard_by_others, resting, show, spread
+from benchmarks.scale_tables import Round, cost, figure, show, spread
 from benchmarks.work import all_work
 from benchmarks.world import populate
 from tests.world import read_rows
@@ -38,7 +39,7 @@ from tests.world import read_rows
 pytestmark = pytest.mark.anyio
 
 ROWS = 2_000
-SPEND = Cost(api=6, heard=0.01, database=3, commits=2.2, wal=5_000, disk=4_000)
+SPEND = Cost(api=6, heard=0.01, database=3, told=0.02, commits=2.2, wal=5_000, disk=4_000)
 
 
 async def test_a_loaded_ledger_is_sound_and_answers(postgresql_url: str) -> None:
@@ -98,11 +99,12 @@ def test_nodes_are_reckoned_from_what_a_spend_costs() -> None:
     found = need(1_000, SPEND, Assumptions())
     assert found.api_cores == pytest.approx(10.1525, abs=1e-4)  # 5.99 / (0.6 - 0.01)
     assert (found.api_nodes, found.connections, found.polls) == (3, 231, 22)
-    assert (found.api_cores_unheard, found.api_nodes_unheard) == (10, 3)
-    assert (found.database_cores, found.database_nodes) == (5, 1)
+    assert found.database_cores == pytest.approx(5.3384, abs=1e-4)  # (3 + 10.15 * 0.02) / 0.6
     assert (found.wal, found.commits) == (5e6, 2_200)
     assert found.disk == pytest.approx(4.32e12)  # 36 million a day
-    assert need(10_000, SPEND, Assumptions()).database_nodes == 4
+    unheard = need(10_000, SPEND.unheard(), Assumptions())
+    assert (unheard.api_cores, unheard.api_nodes) == (100, 25)
+    assert (unheard.database_cores, unheard.database_nodes) == (50, 4)
 
 
 def test_no_number_of_processes_hears_more_than_each_can() -> None:
@@ -110,7 +112,8 @@ def test_no_number_of_processes_hears_more_than_each_can() -> None:
     assert processes(30_000, SPEND, given) == pytest.approx(599)
     assert processes(60_000, SPEND, given) == inf
     found = need(60_000, SPEND, given)
-    assert (found.api_nodes, found.connections, found.api_nodes_unheard) == (inf, inf, 150)
+    assert (found.api_nodes, found.connections, found.database_nodes) == (inf, inf, inf)
+    assert need(60_000, SPEND.unheard(), given).api_nodes == 150
 
 
 def test_processes_that_only_hear_are_none_of_the_cost_of_who_answers() -> None:
@@ -128,8 +131,8 @@ def test_what_gives_way_first_comes_first() -> None:
     shares = [(limit.name.split(":")[0], round(limit.share, 3)) for limit in found]
     assert shares == [
         ("connections", 25.2),  # 120 processes
+        ("one PostgreSQL of 16 cores", 5.621),
         ("a mandate with a tenth of all spends", 4.0),
-        ("one PostgreSQL of 16 cores", 3.125),
         ("WAL", 0.25),
         ("what every process hears", 0.167),
     ]
@@ -150,22 +153,18 @@ def test_processor_time_is_that_of_a_known_load_also_when_it_has_ended() -> None
         process.stdin.close()
 
 
-def _round(done: int, idle: float | None, api: float = 4.0) -> Round:
-    return Round(done, 2.0, api, idle, 2.5, 2.0, 5_000 * done, 3 * done, 400, [3.0, 1.0])
+def _round(done: int, api: float = 4.0) -> Round:
+    return Round(done, 2.0, api, 2.0, 5_000 * done, 3 * done, 2 * done, 400, [3.0, 1.0])
 
 
 def test_what_rounds_have_cost_is_told_by_operation() -> None:
     rounds = {
-        ("dashboard", 1): [_round(10, 0.01), _round(20, 0.015)],
-        ("spend", 1): [_round(500, 0.06), _round(1_000, 0.13), _round(800, 0.10)],
-        ("spend", 2): [_round(1_000, None, api=4.2)],
+        ("dashboard", 1): [_round(10), _round(20)],
+        ("spend", 1): [_round(500), _round(1_000), _round(800)],
+        ("spend", 2): [_round(1_000, api=5.5)],
     }
-    assert resting(rounds) == 0.005
-    spends = [*rounds["spend", 1], *rounds["spend", 2]]
-    heard = heard_by_others(spends, 0.005)
-    assert heard == pytest.approx((0.29 - 3 * 0.0125) / 2.3)
-    found = cost(rounds, "spend", 0.005)
-    assert found == Cost(5, heard, 2.5, 3, 5_000, disk=1_600 / 3_300)
+    found = cost(rounds, "spend", Word(api=0.125, database=0.01))
+    assert found == Cost(5.25, 0.25, 2.5, 0.02, 3, 5_000, disk=1_600 / 3_300)
     assert spread(rounds["spend", 1], lambda one: one.done / one.seconds) == "400 ±31%"
     assert [figure(value) for value in (inf, 1234.5, 12.345, 0.01234)] == [
         "none",
@@ -184,6 +183,7 @@ async def test_spends_and_dashboards_of_many_mandates_are_measured(
         works = [work for work in operations(copies, now) if "by-user" not in work.name]
         async with bench_of(database, postgresql_url, viewers(copies), processes=1) as bench:
             rounds = await measure(bench, works, 1, 0.2, Progress(disable=True), processes=(1,))
+            word = await bench.word()
         booked = 0
         for mandate_id in (*copies, POOLED):
             async with database.snapshot() as connection:
@@ -191,10 +191,13 @@ async def test_spends_and_dashboards_of_many_mandates_are_measured(
             assert check.mismatches == []
             booked += check.transactions_checked
     found = {name: one for (name, _), [one] in rounds.items()}
-    assert all(one.done > 0 and one.api > 0 and one.idle is None for one in found.values())
+    assert all(one.done > 0 and one.api > 0 and one.database > 0 for one in found.values())
     spends = sum(one.done for name, one in found.items() if name != "dashboard")
     assert booked >= 2 * ROWS + spends
     assert found["spend"].wal > 1_000 * found["spend"].done
-    assert found["spend"].commits > 0
-    show(rounds, works, 1.5, Namespace(rows=0, rounds=1, seconds=0, markdown=True), now, load=0)
+    assert found["spend"].commits > 0 < found["spend"].words
+    assert 0 < word.api < 1 > word.database > 0
+    show(
+        rounds, works, 1.5, word, Namespace(rows=0, rounds=1, seconds=0, markdown=True), now, load=0
+    )
     assert "1,000,000 dashboards a day" in capsys.readouterr().out
