@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 
 from graphql import FieldNode, NameNode, SelectionSetNode, Visitor, parse, print_ast, visit
 from graphql.language import DocumentNode, FragmentDefinitionNode, OperationDefinitionNode
-from sqlalchemy import case, insert, literal, select
+from sqlalchemy import case, insert, select
 
 from app.billing.credits import add_credit
 from app.billing.directory import upsert_mandate, upsert_membership
@@ -106,7 +106,7 @@ def _copies_of(table: Any) -> Any:
         is_first = table.c.id.in_(USERS)
     else:
         values["mandate_id"] = mandates.c.id
-        is_first = table.c.mandate_id == literal(MANDATE)
+        is_first = table.c.mandate_id == MANDATE
     every = table.join(mandates, mandates.c.id.startswith(_COPY))
     rows = select(*values.values()).select_from(every).where(is_first)
     return insert(table).from_select(list(values), rows)
@@ -225,7 +225,8 @@ def _dashboard(mandate_id: str, place: int, now: datetime) -> tuple[str, list[St
         "Balance": mandate | {"userId": None, "isAdmin": _is_admin(place)},
         "OpenHolds": mandate | {"userId": None, "first": _PAGE_ROWS, "after": None},
         "Usage": mandate | _month(today) | {"groupBy": ["PROVIDER"], "filter": None},
-        "UsedModels": mandate | {"from": str(today - timedelta(730)), "to": str(_after(today))},
+        "UsedModels": mandate
+        | {"from": str(today - timedelta(730)), "to": str(today + timedelta(1))},
         "Transactions": mandate | {"filter": None, "first": _PAGE_ROWS, "after": None},
     }
     documents = _documents()
@@ -237,10 +238,6 @@ def _month(today: date) -> dict[str, str]:
     first = today.replace(day=1)
     following = (first + timedelta(31)).replace(day=1)
     return {"from": str(first), "to": str(following), "granularity": "DAY"}
-
-
-def _after(day: date) -> date:
-    return day + timedelta(1)
 
 
 def _documents() -> dict[str, str]:

@@ -123,7 +123,7 @@ async def listening(database: Database) -> AsyncIterator[Ear]:
 async def cost_of_word(database: Database, postmaster: int, pids: Sequence[int]) -> Word:
     """What each of these processes takes to hear a word, and PostgreSQL to tell it one of them.
 
-    PostgreSQL's includes its part of taking the word down once.
+    An ear listens, too. PostgreSQL's includes its part of taking the word down once.
     """
     payloads = [
         orjson.dumps(["copy-000", f"copy-000-user-{place:03}", [new_key(now)]]).decode()
@@ -139,5 +139,5 @@ async def cost_of_word(database: Database, postmaster: int, pids: Sequence[int])
         processor_seconds(postmaster) - server,
         sum(map(thread_seconds, pids)) - hearing,
     )
-    heard = _WORDS * _NOTIFICATIONS * len(pids) / 1000
-    return Word(api=hearing / heard, database=server / heard)
+    words = _WORDS * _NOTIFICATIONS / 1000
+    return Word(api=hearing / words / len(pids), database=server / words / (len(pids) + 1))
