@@ -139,8 +139,8 @@ def show(
     for work in works:
         each = costs[work.name]
         console.print(
-            f"- {work.label}: api {figure(each.api)}, heard {figure(each.heard)},"
-            f" database {figure(each.database)}, told {figure(each.told)}",
+            f"- {work.label}: api {figure(each.api)}, database {figure(each.database)};"
+            f" heard {figure(each.heard * 1000)} µs, told {figure(each.told * 1000)} µs",
             highlight=False,
         )
 
@@ -234,7 +234,7 @@ def figure(value: float) -> str:
         return "none"
     if value >= 100:
         return f"{value:,.0f}"
-    return f"{value:.3g}" if value >= 0.001 else "0"
+    return f"{value:.3g}" if value >= 0.0001 else "0"
 
 
 def spread(rounds: Sequence[Round], of: Callable[[Round], float]) -> str:
