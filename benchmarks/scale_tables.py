@@ -132,6 +132,11 @@ def show(
         highlight=False,
     )
     console.print(f"Assumed: {_assumed(given)}.", highlight=False)
+    console.print(
+        "Unheard: if a process were told only of what is watched there. Commits: transactions with"
+        " an id, of which those that only tell others wait for no disk.",
+        highlight=False,
+    )
     console.print("Reckoned by:", highlight=False)
     for formula in FORMULAS:
         console.print(f"- {formula}", highlight=False)
@@ -185,7 +190,14 @@ def _measured(rounds: Rounds, works: Sequence[Operation], style: box.Box) -> Tab
 def _needed(needs: Iterable[tuple[str, Need, Need]], given: Assumptions, style: box.Box) -> Table:
     columns = (
         *("", f"API cores (of {given.api_cores})", f"PostgreSQL cores (of {given.database_cores})"),
-        *("if nothing is heard", "", "connections", "outbox polls/s", "commits/s", "to a flush"),
+        *(
+            "unheard: API",
+            "unheard: PostgreSQL",
+            "connections",
+            "outbox polls/s",
+            "commits/s",
+            "to a flush",
+        ),
         *("WAL MB/s", "disk TB a month"),
     )
     table = _table(columns, style)
