@@ -4,16 +4,19 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from decimal import Decimal
+from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.locked import read_held
+from app.billing.settings import lock_settings
 from app.database import PROMPT, Database, Waits
 from tests.conftest import Billing
 from tests.topology import Topology, pgbouncer
-from tests.world import PREPAY_USER, add_mandate, balances, outcomes, record, spend
+from tests.world import MANDATE, PREPAY_USER, add_mandate, balances, outcomes, record, spend
 
 pytestmark = pytest.mark.anyio
 
@@ -69,28 +72,22 @@ async def test_a_lock_is_not_waited_for_for_ever(bounced_url: str, database: Dat
     ):
         await lock(connection)
         with pytest.raises(DBAPIError, match="lock timeout"):
-            async with other.engine.begin() as waiting:
+            async with asyncio.timeout(10), other.engine.begin() as waiting:
                 await lock(waiting)
 
 
-async def test_many_clients_share_few_sessions(bounced_url: str) -> None:
-    """Each with statements of its own, one after the other on whatever session there is."""
+async def test_nothing_is_kept_prepared(database: Database) -> None:
+    """What is would be in the way of another process that gets the same session of the server."""
 
-    async def work(place: int) -> int:
-        async with Database(bounced_url, pool_size=1, pooled=True) as client:
-            found = 0
-            for number in range(20):
+    async def unit(connection: AsyncConnection) -> list[Any]:
+        found = await connection.execute(text("SELECT name FROM pg_prepared_statements"))
+        await read_held(connection, MANDATE, [])
+        await lock_settings(connection, MANDATE, change=False)
+        return list(found)
 
-                async def unit(connection: AsyncConnection, number: int = number) -> int:
-                    query = text(f"SELECT CAST(:given AS integer) AS of_{place}_{number % 3}")
-                    first = (await connection.execute(query, {"given": number})).scalar_one()
-                    return int(first)
-
-                found += await client.write(unit) == number
-                found += await client.consult(unit) == number
-            return found
-
-    assert await asyncio.gather(*(work(place) for place in range(30))) == [40] * 30
+    await add_mandate(database)
+    for ask in (database.write, database.consult):
+        assert await asyncio.gather(*(ask(unit) for _ in range(30))) == [[]] * 30
 
 
 async def test_spends_at_once_stay_within_the_funds(database: Database) -> None:
