@@ -77,7 +77,6 @@ def connect_args(timeouts: Timeouts, *, pooled: bool) -> dict[str, Any]:
         "connection_class": Pooled,
         "statement_cache_size": 0,
         "prepared_statement_cache_size": 0,
-        "prepared_statement_name_func": lambda: "",  # a name would stay in a session of the server
     }
 
 
