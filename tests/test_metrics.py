@@ -232,6 +232,7 @@ async def test_a_look_is_bounded_and_goes_on(
 @on_sqlite
 async def test_the_background_looks(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.dispatcher.OBSERVE_SECONDS", 0.01)
+    monkeypatch.setattr("app.lease.RENEW_SECONDS", 0.01)
     looked = asyncio.Event()
 
     async def look(_: Observer) -> None:
