@@ -64,9 +64,8 @@ class Leadership:
 
     async def seek(self) -> None:
         """Takes the lease if it is free or over, or renews it; DatabaseUnavailable."""
-        asked_at = (
-            monotonic()
-        )  # before the database's clock was read: it ends here no later than there
+        # Before the database's clock is read: here the lease ends no later than there.
+        asked_at = monotonic()
         try:
             is_taken = await self._database.write(self._take)
             self._ends_at = asked_at + LEASE_SECONDS if is_taken else 0.0
