@@ -34,7 +34,7 @@ DRAIN_SECONDS = 1.0
 LOOK_SECONDS = 0.05
 ROUNDS = 2
 CALLERS = 4
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 """Between two calls of one of them: who starts again needs the processor, too."""
 USERS = ("alice", "bob", "carol")
 
@@ -87,7 +87,7 @@ class LoadBalancer:
         while True:
             place = next(self._turns)
             if not self._ready[place]:
-                await asyncio.sleep(0)
+                await asyncio.sleep(LOOK_SECONDS / 10)
                 continue
             try:
                 answer = await self._clients.post(request, place)
