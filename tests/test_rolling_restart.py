@@ -31,7 +31,7 @@ from tests.world import read_rows
 pytestmark = pytest.mark.anyio
 
 DRAIN_SECONDS = 1.0
-LOOK_SECONDS = 0.05
+LOOK_SECONDS = 0.1
 ROUNDS = 2
 CALLERS = 4
 PAUSE_SECONDS = 0.05
@@ -67,14 +67,16 @@ class LoadBalancer:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _look(self, place: int) -> None:
-        while True:
-            try:
-                async with httpx.AsyncClient(timeout=5) as client:
-                    answer = await client.get(f"{self._servers[place].address}/readyz")
-                self._ready[place] = answer.status_code == 200
-            except httpx.TransportError:
-                self._ready[place] = False
-            await asyncio.sleep(LOOK_SECONDS)
+        # A connection for each look: one that is kept would be that of one worker.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        address = self._servers[place].address
+        async with httpx.AsyncClient(base_url=address, timeout=5, limits=limits) as client:
+            while True:
+                try:
+                    self._ready[place] = (await client.get("/readyz")).status_code == 200
+                except httpx.TransportError:
+                    self._ready[place] = False
+                await asyncio.sleep(LOOK_SECONDS)
 
     async def until_ready(self) -> None:
         """Until all of them are."""
