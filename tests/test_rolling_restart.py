@@ -141,20 +141,23 @@ async def test_a_rolling_restart_loses_nothing(database_url: str) -> None:
                 *stack.enter_context(running(database_url, 1, None, *drain)),
                 *stack.enter_context(running(database_url, 1, None, *drain, "--workers", "2")),
             ]
-            async with balancing(servers, database_url) as balancer, asyncio.TaskGroup() as group:
-                async with balancer.looking():
+            async with (
+                balancing(servers, database_url) as balancer,
+                asyncio.TaskGroup() as group,
+                balancer.looking(),
+            ):
+                await balancer.until_ready()
+                for number in range(CALLERS):
+                    group.create_task(call(balancer, acme, USERS[number % len(USERS)]))
+                for server in servers * ROUNDS:
+                    before = balancer.answers.copy()
+                    server.signal(signal.SIGTERM)
+                    assert await asyncio.to_thread(server.exit_code) == 0
+                    await asyncio.to_thread(server.start_again)
                     await balancer.until_ready()
-                    for number in range(CALLERS):
-                        group.create_task(call(balancer, acme, USERS[number % len(USERS)]))
-                    for server in servers * ROUNDS:
-                        before = balancer.answers.copy()
-                        server.signal(signal.SIGTERM)
-                        assert await asyncio.to_thread(server.exit_code) == 0
-                        await asyncio.to_thread(server.start_again)
-                        await balancer.until_ready()
-                        while len(balancer.answers - before) < 2:  # noqa: ASYNC110
-                            await asyncio.sleep(LOOK_SECONDS)
-                    is_over = True
+                    while len(balancer.answers - before) < 2:  # noqa: ASYNC110
+                        await asyncio.sleep(LOOK_SECONDS)
+                is_over = True
         assert balancer.lost == []
         stored = {row.id: row for row in await read_rows(database, holds, mandate_id=acme)}
         assert {held["id"] for held in made} == stored.keys()
