@@ -33,10 +33,10 @@ pytestmark = pytest.mark.anyio
 DRAIN_SECONDS = 2.0
 """Many times LOOK_SECONDS, on a busy machine, too."""
 LOOK_SECONDS = 0.1
+ON_THE_WAY_SECONDS = 0.2
+"""Of each request, from the connection it goes on: a server must not close that meanwhile."""
 ROUNDS = 2
-CALLERS = 4
-PAUSE_SECONDS = 0.05
-"""Between two calls of one of them: who starts again needs the processor, too."""
+CALLERS = 8
 USERS = ("alice", "bob", "carol")
 
 
@@ -105,6 +105,16 @@ class LoadBalancer:
                     return next(iter(answer.json()["data"].values()))
 
 
+async def delay(request: httpx.Request) -> None:
+    """A network that takes its time, once there is a connection."""
+
+    async def trace(event: str, _: Any) -> None:
+        if event == "http11.send_request_headers.started":
+            await asyncio.sleep(ON_THE_WAY_SECONDS)
+
+    request.extensions = request.extensions | {"trace": trace}
+
+
 @asynccontextmanager
 async def balancing(servers: Sequence[Server], database_url: str) -> AsyncIterator[LoadBalancer]:
     """With connections that are kept, as those of load balancers are, but for less long than by servers."""
@@ -112,7 +122,12 @@ async def balancing(servers: Sequence[Server], database_url: str) -> AsyncIterat
     async with AsyncExitStack() as stack:
         clients = [
             await stack.enter_async_context(
-                httpx.AsyncClient(base_url=server.address, timeout=60, limits=limits)
+                httpx.AsyncClient(
+                    base_url=server.address,
+                    timeout=60,
+                    limits=limits,
+                    event_hooks={"request": [delay]},
+                )
             )
             for server in servers
         ]
@@ -127,7 +142,6 @@ async def test_a_rolling_restart_loses_nothing(database_url: str) -> None:
 
     async def call(balancer: LoadBalancer, mandate_id: str, user_id: str) -> None:
         while not is_over:
-            await asyncio.sleep(PAUSE_SECONDS)
             if held := await balancer.ask(new_hold(mandate_id, 2, user_id)):
                 made.append(held["hold"])
                 if done := await balancer.ask(settlement(mandate_id, held["hold"]["id"])):
