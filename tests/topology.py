@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,22 +146,30 @@ class Replica:
 
     def _answers(self) -> bool:
         assert self._process.poll() is None, "the replica did not start"
+        return self.has(self.address)
+
+    def has(self, address: str) -> bool:
+        """Whether it has that database, by now."""
         with suppress(OSError, asyncpg.PostgresError):
-            self.ask("SELECT 1")
-            return True
+            return self.ask("SELECT true", address) is True
         return False
 
-    def ask(self, question: str) -> Any:
+    def wait_for(self, address: str) -> None:
+        """Until it has that database."""
+        _wait_until(lambda: self.has(address), "the replica does not follow")
+
+    def ask(self, question: str, address: str | None = None) -> Any:
         """The one value that it answers, asked for on a connection of its own."""
 
         async def answer() -> Any:
-            connection = await asyncpg.connect(self.address, timeout=10)
+            connection = await asyncpg.connect(address or self.address, timeout=10)
             try:
                 return await connection.fetchval(question)
             finally:
                 await connection.close()
 
-        return asyncio.run(answer())
+        with ThreadPoolExecutor(1) as thread:  # there may be a loop already
+            return thread.submit(asyncio.run, answer()).result()
 
     def signal(self, number: signal.Signals) -> None:
         """To all of its processes."""
