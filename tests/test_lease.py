@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import httpx
@@ -153,7 +154,6 @@ async def test_clocks_of_processes_do_not_matter(
             there.setattr(lease, "monotonic", lambda: monotonic() + skew.total_seconds())
             yield
 
-    monotonic = lease.monotonic
     here, there = Leadership(database), Leadership(other)
     await here.seek()
     with on_another_machine():
