@@ -1,7 +1,8 @@
 """What runs in the background of a server: the delivery of the outbox, and tidying up.
 
-Every process does it; a notice is sent by the one that claims it. Each is sent at least once: who
-dies between sending and saying so leaves it to be sent again, under the same id.
+Every process delivers; a notice is sent by the one that claims it. Each is sent at least once: who
+dies between sending and saying so leaves it to be sent again, under the same id. The leader alone
+tidies up and looks at what is measured.
 """
 
 import asyncio
@@ -22,12 +23,14 @@ from email_validator import validate_email
 from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from standardwebhooks import Webhook
 
+from app import lease
 from app.billing import outbox
 from app.billing.enums import BillingModel, Channel, NoticeType
 from app.billing.holds import expire_holds
 from app.billing.roll_up import total_days
 from app.config import Settings, mail_sender
 from app.database import Database, DatabaseUnavailable
+from app.lease import Leadership
 from app.observer import Observer
 
 POLL_SECONDS = 1.0
@@ -76,10 +79,16 @@ async def dispatching(settings: Settings, database: Database) -> AsyncIterator[N
         work = partial(_deliver_due, database, channel, deliver, stopping)
         return _repeat(work, POLL_SECONDS, stopping)
 
+    leadership = Leadership(database)
+    tidy = partial(_tidy, settings, database, leadership)
     async with AsyncExitStack() as stack:
-        loops = [_repeat(partial(_tidy, settings, database), HOUSEKEEPING_SECONDS, stopping)]
+        loops = [
+            _repeat(leadership.seek, lease.RENEW_SECONDS, stopping),
+            _repeat(tidy, HOUSEKEEPING_SECONDS, stopping),
+        ]
         if settings.metrics:
-            loops.append(_repeat(Observer(database).look, OBSERVE_SECONDS, stopping))
+            observe = partial(_observe, Observer(database), leadership)
+            loops.append(_repeat(observe, OBSERVE_SECONDS, stopping))
         if settings.smtp_url:
             mail = partial(_mail, database, httpx.URL(settings.smtp_url))
             loops.append(deliver_due(Channel.EMAIL, mail))
@@ -97,6 +106,7 @@ async def dispatching(settings: Settings, database: Database) -> AsyncIterator[N
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
+            await leadership.give_up()
 
 
 async def _repeat(
@@ -118,12 +128,22 @@ async def _repeat(
             logger.exception("Work in the background failed.")
 
 
-async def _tidy(settings: Settings, database: Database) -> None:
+async def _tidy(settings: Settings, database: Database, leadership: Leadership) -> None:
+    """Two that do it at once do it once: what one has changed meets the other's condition no more."""
+    if not leadership.leads:
+        return
     dropped = await outbox.drop_old_webhooks(database)
     if dropped and settings.webhook_url:
         logger.warning("%d webhooks are given up after %s.", dropped, outbox.MAX_WEBHOOK_AGE)
     await expire_holds(database)
     await total_days(database, datetime.now(UTC))
+
+
+async def _observe(observer: Observer, leadership: Leadership) -> None:
+    if leadership.leads:
+        await observer.look()
+    else:
+        observer.forget()
 
 
 async def _deliver_due(

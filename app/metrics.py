@@ -65,24 +65,31 @@ STREAMS = Gauge(
     multiprocess_mode="livesum",
     registry=registry,
 )
+LEADER = Gauge(
+    "billing_leader",
+    "1 for the process that leads: one of all that share a database.",
+    multiprocess_mode="livesum",
+    registry=registry,
+)
+# What one process looks at, for all: the others say 0.
 OPEN_HOLDS = Gauge(
     "billing_holds_open",
     "Holds that set money aside now.",
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livemax",
     registry=registry,
 )
 OUTBOX = Gauge(
     "billing_outbox_notices",
     "Notices that wait to be delivered.",
     ["channel"],
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livemax",
     registry=registry,
 )
 OUTBOX_AGE = Gauge(
     "billing_outbox_oldest_seconds",
     "Age of the oldest notice that waits; 0 without one.",
     ["channel"],
-    multiprocess_mode="mostrecent",
+    multiprocess_mode="livemax",
     registry=registry,
 )
 DRIFT = Gauge(

@@ -1,4 +1,7 @@
-"""What is measured of the database's rows: looked at in the background, never by a scrape."""
+"""What is measured of the database's rows: looked at in the background, never by a scrape.
+
+The leader alone looks, so that a database is asked no more often by many processes than by one.
+"""
 
 from time import monotonic
 
@@ -18,6 +21,15 @@ class Observer:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._drift = DriftCheck()
+
+    def forget(self) -> None:
+        """Another process looks from now on: what this one saw would be told twice."""
+        self._drift = DriftCheck()
+        for gauge in (OPEN_HOLDS, DRIFT):
+            gauge.set(0)
+        for channel in Channel:
+            OUTBOX.labels(channel).set(0)
+            OUTBOX_AGE.labels(channel).set(0)
 
     async def look(self) -> None:
         async with self._database.read() as connection:

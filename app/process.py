@@ -61,6 +61,8 @@ class _Protocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._has_headers = True
         super().on_headers_complete()
+        if self.cycle and self.app_state.get("draining"):
+            self.cycle.keep_alive = False  # whoever keeps connections finds another server in time
 
 
 class _WebSocketProtocol(WebSocketsSansIOProtocol):

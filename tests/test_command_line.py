@@ -305,6 +305,7 @@ def test_export_schema(command: Billing, tmp_path: Path) -> None:
 
 
 NO_MAIL = "BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.\n"
+NO_REDIS = "BILLING_REDIS_URL is not set: each of 2 workers counts rate limits for itself.\n"
 
 
 @pytest.fixture
@@ -322,9 +323,33 @@ def free_port() -> str:
 
 def test_serve(billing: Billing, served: list[tuple[Any, ...]]) -> None:
     port = free_port()
-    assert billing("serve", "--port", port, "--workers", "2") == (0, "", NO_MAIL)
+    assert billing("serve", "--port", port, "--workers", "2") == (0, "", NO_MAIL + NO_REDIS)
     [options] = served
     assert options == (load_settings(), "127.0.0.1", int(port), 2, 5, False)
+
+
+@pytest.mark.parametrize(
+    ("workers", "variables", "is_told"),
+    [
+        ("1", {}, False),
+        ("2", {}, True),
+        ("2", {"BILLING_REDIS_URL": "redis://127.0.0.1:1/0"}, False),
+        ("2", {"BILLING_RATE_LIMITS": "off"}, False),
+    ],
+)
+def test_serve_says_that_workers_count_for_themselves(
+    billing: Billing,
+    served: list[tuple[Any, ...]],
+    monkeypatch: pytest.MonkeyPatch,
+    workers: str,
+    variables: dict[str, str],
+    is_told: bool,
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    said = NO_MAIL + (NO_REDIS if is_told else "")
+    assert billing("serve", "--port", free_port(), "--workers", workers) == (0, "", said)
+    assert len(served) == 1
 
 
 def test_serve_with_a_mail_server(

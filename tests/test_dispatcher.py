@@ -19,7 +19,7 @@ import trustme
 from pydantic import SecretStr
 from standardwebhooks import Webhook
 
-from app import dispatcher
+from app import dispatcher, lease
 from app.billing import outbox
 from app.billing.enums import NoticeType
 from app.billing.models import daily_totals
@@ -56,6 +56,7 @@ on_sqlite = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """No waiting between attempts, and no proxy of this machine between the two sides."""
     monkeypatch.setattr(dispatcher, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 0.01)
     monkeypatch.setattr(dispatcher, "FIRST_RETRY", timedelta(milliseconds=10))
     monkeypatch.setattr(dispatcher, "LONGEST_RETRY", timedelta(milliseconds=40))
     for name in list(os.environ):

@@ -19,6 +19,8 @@ from app.billing.models import accounts
 from app.billing.verify import drift
 from app.config import Settings
 from app.database import Database, DatabaseUnavailable
+from app.dispatcher import _observe
+from app.lease import Leadership
 from app.observer import Observer
 from app.server.door import Doorkeeper
 from tests.api import Api, add_people, serving, statements
@@ -230,8 +232,25 @@ async def test_a_look_is_bounded_and_goes_on(
 
 
 @on_sqlite
+async def test_what_one_looks_at_the_others_do_not_tell(database: Database) -> None:
+    await add_mandate(database, billing_model=PREPAY_USER, users=("alice",))
+    await hold(database, amount=1)
+    await put(database, WEBHOOK)
+    leadership, observer = Leadership(database), Observer(database)
+    figures = (metrics.OPEN_HOLDS, metrics.OUTBOX.labels(Channel.WEBHOOK))
+    await leadership.seek()
+    await _observe(observer, leadership)
+    assert [figure._value.get() for figure in (metrics.LEADER, *figures)] == [1, 1, 1]
+    await leadership.give_up()
+    await _observe(observer, leadership)
+    assert [figure._value.get() for figure in (metrics.LEADER, *figures)] == [0, 0, 0]
+    assert metrics.OUTBOX_AGE.labels(Channel.WEBHOOK)._value.get() == 0
+
+
+@on_sqlite
 async def test_the_background_looks(database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.dispatcher.OBSERVE_SECONDS", 0.01)
+    monkeypatch.setattr("app.lease.RENEW_SECONDS", 0.01)
     looked = asyncio.Event()
 
     async def look(_: Observer) -> None:

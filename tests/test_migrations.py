@@ -1,4 +1,6 @@
 import asyncio
+import sys
+from asyncio.subprocess import PIPE
 from decimal import Decimal
 from typing import Any
 
@@ -16,6 +18,7 @@ from app.billing.enums import BillingModel
 from app.database import Database
 from app.migrate import _config, migrate
 from app.revision import MIGRATIONS, WrongRevision, check_revision, revision_needed
+from tests.servers import environment
 from tests.world import add_mandate, credit, dump, outcomes, record, run_sql, usage_event
 
 pytestmark = pytest.mark.anyio
@@ -133,6 +136,43 @@ async def test_two_that_migrate_at_once(blank_database_url: str) -> None:
         await asyncio.gather(migrate(one), migrate(other))
         await check_revision(one)
         assert await differences(one) == []
+
+
+SLOW = """
+from alembic import command
+upgrade = command.upgrade
+def upgrade_and_wait(*arguments):
+    upgrade(*arguments)
+    print("done, and not committed", flush=True)
+    input()
+command.upgrade = upgrade_and_wait
+from app.__main__ import main
+main()
+"""
+
+
+async def test_who_migrates_second_waits(blank_database_url: str) -> None:
+    """However far the first is: it finds all done. From a revision that has tables on."""
+    async with Database(blank_database_url) as database:
+        await migrate(database, "0002")
+        first = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", SLOW, "migrate"),
+            env=environment(blank_database_url),
+            stdin=PIPE,
+            stdout=PIPE,
+        )
+        assert first.stdout
+        assert await first.stdout.readline() == b"done, and not committed\n"
+        second = asyncio.create_task(migrate(database))
+        await asyncio.wait([second], timeout=0.5)
+        assert not second.done()
+        with pytest.raises(WrongRevision, match=r"at revision 0002 .* run `billing migrate`"):
+            await check_revision(database)
+        await first.communicate(b"\n")
+        assert first.returncode == 0
+        await second
+        await check_revision(database)
+        assert await differences(database) == []
 
 
 async def test_the_way_back_leaves_nothing(blank_database_url: str) -> None:

@@ -45,6 +45,7 @@ def wait_for(server: Server, status: int) -> None:
 def test_a_server_that_ends_says_so_and_serves_meanwhile(database_url: str, workers: int) -> None:
     with draining(database_url, workers, 3) as server:
         begun = time.monotonic()
+        assert "Connection" not in httpx.get(f"{server.address}/readyz").headers
         server.signal(signal.SIGTERM)
         wait_for(server, 503)
         assert time.monotonic() - begun < 2
@@ -54,6 +55,7 @@ def test_a_server_that_ends_says_so_and_serves_meanwhile(database_url: str, work
         assert httpx.get(f"{server.address}/livez").status_code == 200
         asked = httpx.post(f"{server.address}/graphql", json={"query": "{ __typename }"})
         assert asked.json()["data"] == {"__typename": "Query"}
+        assert asked.headers["Connection"] == "close"
         assert server.exit_code() == 0
         assert time.monotonic() - begun > 3
 

@@ -19,6 +19,7 @@ from app.billing.settings import update_settings
 from app.billing.usage import UsageEvent, UsageMode, UsageResult, record_usage
 from app.billing.viewer import OPERATOR, Viewer
 from app.database import Database
+from app.lease import leases
 
 PROVIDERS = ("anthropic", "azure", "google", "mistral", "openai")
 MANDATE = "acme"
@@ -292,5 +293,6 @@ async def ledger_rows(database: Database, **where: Any) -> list[Any]:
 
 async def dump(database: Database) -> dict[str, list[Any]]:
     """Every row of every table, to tell whether anything has changed; what is told of it is apart."""
-    tables = [table for table in SQLModel.metadata.sorted_tables if table is not outbox]
+    apart = (outbox, leases)
+    tables = [table for table in SQLModel.metadata.sorted_tables if table not in apart]
     return {table.name: await read_rows(database, table) for table in tables}

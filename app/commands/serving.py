@@ -46,6 +46,11 @@ def serve(
     asyncio.run(prepare())
     if settings.smtp_url is None:
         typer.echo("BILLING_SMTP_URL is not set: alerts by e-mail wait in the outbox.", err=True)
+    if workers > 1 and settings.rate_limits and settings.redis_url is None:
+        typer.echo(
+            f"BILLING_REDIS_URL is not set: each of {workers} workers counts rate limits for itself.",
+            err=True,
+        )
     process.serve(settings, host, port, workers, drain, demo_users)
 
 

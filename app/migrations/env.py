@@ -4,7 +4,8 @@ from alembic import context
 from sqlalchemy import Connection, create_engine
 from sqlmodel import SQLModel
 
-from app.billing import models  # noqa: F401  (fills the metadata)
+from app import lease  # noqa: F401  (fills the metadata, as models does)
+from app.billing import models  # noqa: F401
 
 
 def run(connection: Connection) -> None:
