@@ -8,6 +8,7 @@ import asyncio
 import fcntl
 import os
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -28,7 +29,15 @@ from app.database import Database
 from app.migrate import migrate
 from tests import sent
 from tests.api import Api, serving
-from tests.topology import Topology, meet_databases, pgbouncer, replica_of, settings_of
+from tests.topology import (
+    Replica,
+    Topology,
+    meet_databases,
+    pgbouncer,
+    replica_of,
+    settings_of,
+    text_of,
+)
 
 Billing = Callable[..., tuple[int, str, str]]
 OnDatabase = Callable[..., Any]
@@ -199,6 +208,40 @@ def lasting_database_url(
     with new_database(request.getfixturevalue("postgresql_server")) as address:
         asyncio.run(_migrate(address))
         yield request.getfixturevalue("topology").front(address)
+
+
+@pytest.fixture(scope="module")
+def replica(postgresql_server: str) -> Iterator[Replica]:
+    with replica_of(postgresql_server) as replica:
+        yield replica
+
+
+@pytest.fixture
+def durable_url(postgresql_server: str, replica: Replica) -> Iterator[str]:
+    """The address of a migrated database whose commits are flushed, as a replica needs it."""
+
+    async def prepare(address: str) -> None:
+        async with Database(address) as database:
+            await migrate(database)
+            async with database.read() as connection:
+                name = make_url(address).database
+                await connection.exec_driver_sql(
+                    f"ALTER DATABASE {name} SET synchronous_commit = on"
+                )
+
+    with new_database(postgresql_server) as address:
+        asyncio.run(prepare(address))
+        yield address
+
+
+@pytest.fixture
+def replica_url(durable_url: str, replica: Replica) -> Iterator[str]:
+    """Where the replica has that database."""
+    address = text_of(make_url(replica.address).set(database=make_url(durable_url).database))
+    replica.wait_for(address)
+    yield address
+    replica.signal(signal.SIGCONT)
+    replica.ask("SELECT pg_wal_replay_resume()")
 
 
 @pytest.fixture

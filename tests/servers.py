@@ -265,6 +265,13 @@ BALANCE = """
 """
 
 
+NEWEST_HOLDS = """
+    query ($mandateId: ID!, $userId: ID) {
+      holds(mandateId: $mandateId, userId: $userId, first: 50) { nodes { id } }
+    }
+"""
+
+
 def debits(mandate_id: str, *users: str, **fields: Any) -> Request:
     """One call with an event of 1 for each of the users."""
     events = [
@@ -313,6 +320,10 @@ def change_of(mandate_id: str, **changes: Any) -> Request:
 
 def balance_of(mandate_id: str, user_id: str | None) -> Request:
     return "gateway", BALANCE, {"mandateId": mandate_id, "userId": user_id}
+
+
+def newest_holds(mandate_id: str, user_id: str) -> Request:
+    return "gateway", NEWEST_HOLDS, {"mandateId": mandate_id, "userId": user_id}
 
 
 def outcomes(payloads: Sequence[Any]) -> Counter[str]:

@@ -3,22 +3,20 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import make_url, text
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.config import Settings
 from app.database import PROMPT, Database, DatabaseUnavailable
 from app.metrics import REPLICA_READS
-from app.migrate import migrate
 from app.replica import following
 from tests.api import Api, add_people, serving
-from tests.conftest import new_database
-from tests.topology import Replica, replica_of, text_of
+from tests.topology import Replica
 from tests.world import MANDATE, PREPAY_USER, credit
 
 pytestmark = pytest.mark.anyio
@@ -49,45 +47,11 @@ ADD_CREDIT = """
 """
 
 
-@pytest.fixture(scope="module")
-def replica(postgresql_server: str) -> Iterator[Replica]:
-    with replica_of(postgresql_server) as replica:
-        yield replica
-
-
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The replica may be behind for longer: this machine may have much else to do."""
     monkeypatch.setattr("app.replica.MOST_BEHIND_SECONDS", 10)
     monkeypatch.setattr("app.replica.CONNECT_SECONDS", 10)
-
-
-@pytest.fixture
-def durable_url(postgresql_server: str, replica: Replica) -> Iterator[str]:
-    """The address of a migrated database whose commits are flushed, as a replica needs it."""
-
-    async def prepare(address: str) -> None:
-        async with Database(address) as database:
-            await migrate(database)
-            async with database.read() as connection:
-                name = make_url(address).database
-                await connection.exec_driver_sql(
-                    f"ALTER DATABASE {name} SET synchronous_commit = on"
-                )
-
-    with new_database(postgresql_server) as address:
-        asyncio.run(prepare(address))
-        yield address
-
-
-@pytest.fixture
-def replica_url(durable_url: str, replica: Replica) -> Iterator[str]:
-    """Where the replica has that database."""
-    address = text_of(make_url(replica.address).set(database=make_url(durable_url).database))
-    replica.wait_for(address)
-    yield address
-    replica.signal(signal.SIGCONT)
-    replica.ask("SELECT pg_wal_replay_resume()")
 
 
 @pytest.fixture
