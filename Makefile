@@ -1,4 +1,4 @@
-# Each target sets up what it needs with Python 3.11 or newer and make; test also needs redis-server; suites, clients, pages and e2e Node.js; e2e Chromium.
+# Each target sets up what it needs with Python 3.11 or newer and make; test also needs redis-server and pgbouncer; suites, clients, pages and e2e Node.js; e2e Chromium.
 PYTHON ?= python3
 PORT ?= 8000
 HOST ?= 127.0.0.1
@@ -12,7 +12,7 @@ CLIENTS := tests/clients
 PAGES := $(patsubst %/vite.config.ts,%,$(wildcard */vite.config.ts))
 HAS_NODE := command -v npm >/dev/null && node -e 'process.exit(+((([a, b]) => a < 20 || (a === 20 && b < 19))(process.versions.node.split(".").map(Number))))' 2>/dev/null
 
-.PHONY: run setup pages test suites clients e2e bench check format lock schema clean
+.PHONY: run setup pages test pooled suites clients e2e bench check format lock schema clean
 
 run: $(READY) ## Serve on PORT, with demo data where the database is empty
 	@if $(HAS_NODE); then $(MAKE) --silent pages || echo 'The pages could not be built: serving what was built before, if anything.'; \
@@ -27,6 +27,9 @@ pages: $(PAGES:%=app/static/%/index.html) ## Build the dashboard and GraphiQL; n
 
 test: $(READY) ## Every test, on SQLite and on a real PostgreSQL
 	$(BIN)/pytest $(ARGS)
+
+pooled: $(READY) ## The tests of PostgreSQL once more, through PgBouncer and with a replica
+	$(BIN)/pytest $(ARGS) -k postgresql --pooled --replicated
 
 suites: $(READY) $(SUITES)/.venv/ready $(SUITES)/node_modules/ready ## Public suites against a real server; needs Node.js and npm, too
 	$(BIN)/python -m tests.suites

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import app.database
 from app.database import Database, DatabaseUnavailable, Waits
+from tests.topology import past_pgbouncer
 from tests.world import fresh
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("loop_outlives_sqlite")]
@@ -190,8 +191,8 @@ async def test_a_read_sees_what_is_committed_meanwhile(database: Database) -> No
         assert (await connection.execute(IDS)).scalars().all() == ["acme"]
 
 
-async def test_a_read_holds_no_transaction_open(database: Database) -> None:
-    async with database.read() as reader:
+async def test_a_read_holds_no_transaction_open(database_url: str) -> None:
+    async with Database(past_pgbouncer(database_url)) as database, database.read() as reader:
         await reader.execute(IDS)
         async with asyncio.timeout(5), database.engine.begin() as connection:
             if not database.is_sqlite:

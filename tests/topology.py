@@ -209,6 +209,11 @@ def settings_of(address: str) -> dict[str, str]:
     return _settings.get(address, {})
 
 
+def past_pgbouncer(address: str) -> str:
+    """Where a database is met directly."""
+    return settings_of(address).get("BILLING_DIRECT_DATABASE_URL", address)
+
+
 @dataclass(frozen=True)
 class Topology:
     """How the databases of a server are met."""
