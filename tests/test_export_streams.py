@@ -134,7 +134,7 @@ async def app(
 ) -> AsyncIterator[Any]:
     """The server on the test's own pools, with pages of 2 rows and 20 rows to read."""
     monkeypatch.setattr("app.export.MAX_PAGE", 2)
-    monkeypatch.setattr("app.server.Database", lambda url, waits: database)
+    monkeypatch.setattr("app.server.Database", lambda *_, **__: database)
     await add_people(database, model=BillingModel.UNLIMITED)
     await record(database, *(usage_event(1) for _ in range(20)))
     yield create_app(Settings(database_url=database_url))
