@@ -170,10 +170,10 @@ async def test_a_client_that_leaves_leaves_nothing_behind(
     gone.set()
     assert not any(message.get("more_body") is False for message in sent)
     for _ in range(100):
-        if asyncio.all_tasks() == before:
+        if asyncio.all_tasks() <= before:
             break
         await asyncio.sleep(0.01)
-    assert asyncio.all_tasks() == before
+    assert asyncio.all_tasks() <= before  # what told of the rows above may have ended
     assert (pages, taken(database)) == (3, 0)
 
 
