@@ -67,6 +67,9 @@ class Settings(BaseSettings):
 
     environment: Environment = Environment.DEVELOPMENT
     database_url: str = Field(default="sqlite:///billing.db", repr=False)
+    direct_database_url: str | None = Field(default=None, repr=False)
+    database_pooled: bool = Field(default=False, validate_default=True)
+    read_database_url: str | None = Field(default=None, repr=False)
     jwks_url: str | None = None
     jwks_file: Path | None = None
     jwt_secret: SecretStr | None = Field(default=None, validate_default=True)
@@ -92,6 +95,11 @@ class Settings(BaseSettings):
     trusted_documents: Path | None = None
     metrics: bool = False
     tracing: bool = False
+
+    @property
+    def direct_url(self) -> str:
+        """The address of the database itself, for the operator's commands."""
+        return self.direct_database_url or self.database_url
 
     @field_validator("jwks_url")
     @classmethod
@@ -171,6 +179,26 @@ class Settings(BaseSettings):
             raise ValueError(f"may have ssl as {', '.join(_SSL_MODES)}")
         return value
 
+    @field_validator("direct_database_url", "read_database_url")
+    @classmethod
+    def _check_other_database_url(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is None:
+            return None
+        if not value.startswith("postgresql:"):
+            raise ValueError("must be postgresql://USER:PASSWORD@HOST/DATABASE")
+        if info.data.get("database_url", value).startswith("sqlite:"):
+            raise ValueError(f"is for PostgreSQL, and {_PREFIX}DATABASE_URL names SQLite")
+        return cls._check_database_url(value)
+
+    @field_validator("database_pooled")
+    @classmethod
+    def _check_database_pooled(cls, value: bool, info: ValidationInfo) -> bool:
+        if "direct_database_url" in info.data and value != bool(info.data["direct_database_url"]):
+            raise ValueError(
+                f"and {_PREFIX}DIRECT_DATABASE_URL need each other: the latter leads past PgBouncer"
+            )
+        return value
+
     @field_validator("providers", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: Any) -> Any:
@@ -228,7 +256,7 @@ class Settings(BaseSettings):
             raise ValueError("must be redis://USER:PASSWORD@HOST:PORT/NUMBER, or rediss:// for TLS")
         return value
 
-    @field_validator("rate_limits", "metrics", "tracing", mode="before")
+    @field_validator("database_pooled", "rate_limits", "metrics", "tracing", mode="before")
     @classmethod
     def _check_on_or_off(cls, value: Any) -> Any:
         if value not in (True, False, "on", "off"):

@@ -24,21 +24,33 @@ from contextlib import (
 )
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
-from sqlalchemy import Engine, NullPool, QueuePool, event, make_url, text
+from sqlalchemy import Engine, QueuePool, text
+from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError, IntegrityError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from app import faults, feed, postgresql, sqlite
+from app import faults, feed, postgresql
+from app.engines import of_postgresql, of_sqlite, parse_address
 from app.lending import Lending
 from app.metrics import RETRIES
+from app.postgresql import Timeouts
 from app.silence import SilenceWatch
-from app.statements import Statement, is_watched
+from app.statements import Lender, Statement, is_watched
 
 T = TypeVar("T")
 Unit = Callable[[AsyncConnection], Awaitable[T]]
+Ready = Callable[[Any], Awaitable[None]]
+"""Done with a connection of the driver before it is used."""
+
+
+class Reader(Lender, Protocol):
+    """Where lists, statistics and exports are read, which change nothing: what fails is asked again."""
+
+    async def consult(self, question: Unit[T], *, snapshot: bool = False) -> T:
+        """What a question is answered on a connection in autocommit, or else in one snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +87,6 @@ PROBE_SECONDS = 2.0
 LONG_STATEMENT_SECONDS = 600
 """For one statement of the proof of a whole ledger: minutes, of ten million transactions."""
 ATTEMPTS = 8
-_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg"}
 
 
 class DatabaseUnavailable(Exception):
@@ -92,9 +103,17 @@ class DatabaseUnavailable(Exception):
 class Database:
     """The pools of one process: `read()` for a connection in autocommit, `write()` for a unit of work."""
 
-    def __init__(self, url: str, pool_size: int = 10, waits: Waits = PATIENT) -> None:
-        address = make_url(url)
-        address = address.set(drivername=_DRIVERS.get(address.drivername, address.drivername))
+    def __init__(
+        self,
+        url: str,
+        pool_size: int = 10,
+        waits: Waits = PATIENT,
+        *,
+        pooled: bool = False,
+        direct_url: str | None = None,
+    ) -> None:
+        """`pooled`: the url leads through PgBouncer in transaction mode, and past it the `direct_url`."""
+        address = parse_address(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
         self.long_work = asyncio.Semaphore(2)
         """For what keeps a connection for long: a few at a time leave the others theirs."""
@@ -103,67 +122,36 @@ class Database:
         self.under_way: set[asyncio.Task[Any]] = set()
         """Work that several wait for, or that ends by itself: who leaves does not break it off."""
         self._waits = waits
+        self._pooled = pooled
         self.feed = feed.Feed(None if self.is_sqlite else self._notify)
         """What every unit of work has noted is told here, once it is committed."""
+        self.reader: Reader = self
+        """The database itself, unless a replica spares it the work."""
         self._probes: set[asyncio.Task[Any]] = set()
         self._watch = SilenceWatch(self._is_answering)
         if self.is_sqlite:
-            options: dict[str, Any] = {
-                "connect_args": {"timeout": waits.busy, "async_creator_fn": sqlite.open_connection},
-                "hide_parameters": True,
-            }
-            # One writer a process: the others queue in memory and not in SQLite's unfair busy loop.
-            self._writer = create_async_engine(address, pool_size=1, max_overflow=0, **options)
-            self._reader = create_async_engine(
-                address,
-                pool_size=2 * pool_size,
-                max_overflow=0,
-                isolation_level="AUTOCOMMIT",
-                **options,
-            )
-            self._prober = create_async_engine(
-                address, poolclass=NullPool, isolation_level="AUTOCOMMIT", **options
-            )
-            for engine in (self._writer, self._reader, self._prober):
-                event.listen(engine.sync_engine, "connect", sqlite.prepare)
-            event.listen(self._writer.sync_engine, "begin", sqlite.begin_immediate)
+            self._engines = of_sqlite(address, 2 * pool_size, waits.busy)
         else:
-            options = {
-                "connect_args": {
-                    "server_settings": postgresql.server_settings(
-                        statement=waits.statement, lock=waits.lock, idle=waits.idle
-                    ),
-                    "connection_class": postgresql.PromptlyClosed,
-                },
-                "hide_parameters": True,
-            }
-            self._writer = create_async_engine(
+            self._engines = of_postgresql(
                 address,
-                pool_size=2 * pool_size,
-                max_overflow=0,  # what is opened beyond a size is closed after each use
-                pool_use_lifo=True,
-                isolation_level="READ COMMITTED",
-                **options,
+                parse_address(direct_url or url),
+                2 * pool_size,
+                Timeouts(waits.statement, waits.lock, waits.idle),
+                pooled=pooled,
             )
-            self._reader = self._writer.execution_options(isolation_level="AUTOCOMMIT")
-            self._prober = create_async_engine(
-                address, poolclass=NullPool, isolation_level="AUTOCOMMIT", **options
-            )
-            event.listen(self._writer.sync_engine, "after_cursor_execute", self._watch.note_answer)
-            event.listen(self._writer.sync_engine, "checkin", postgresql.note_use)
-            event.listen(self._writer.sync_engine, "checkout", postgresql.try_idle)
-        self._lending = Lending(self._reader.sync_engine)
+            listen(self.engine.sync_engine, "after_cursor_execute", self._watch.note_answer)
+        self._lending = Lending(self._engines.reader.sync_engine)
 
     @property
     def engine(self) -> AsyncEngine:
         """The writing engine, for tests that look underneath."""
-        return self._writer
+        return self._engines.writer
 
     @property
     def engines(self) -> Mapping[str, Engine]:
         """What is underneath, by name, for those who watch it."""
-        engines = {"writer": self._writer.sync_engine}
-        return engines | {"reader": self._reader.sync_engine} if self.is_sqlite else engines
+        engines = {"writer": self._engines.writer.sync_engine}
+        return engines | {"reader": self._engines.reader.sync_engine} if self.is_sqlite else engines
 
     @property
     def connections_in_use(self) -> Mapping[str, int]:
@@ -175,22 +163,26 @@ class Database:
         }
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
+    async def read(self, ready: Ready | None = None) -> AsyncIterator[AsyncConnection]:
         """A connection in autocommit; each statement sees what was committed before it began."""
         with _unavailable(retried=False):
-            async with self._connected(self._reader, self.begin_by()) as connection:
+            async with self._connected(self._engines.reader, self.begin_by(), ready) as connection:
                 yield connection
 
-    async def fetch(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
+    async def fetch(
+        self, statement: Statement, values: dict[str, Any], ready: Ready | None = None
+    ) -> Sequence[Any]:
         """The rows of one statement, on a connection of its own in autocommit."""
-        engine = self._reader.sync_engine
-        if statement.varies or is_watched(engine):
-            async with self.read() as connection:
+        engine = self._engines.reader.sync_engine
+        if statement.varies or self._pooled or is_watched(engine):
+            async with self.read(ready) as connection:
                 return (await connection.execute(statement.query, values)).all()
         with _unavailable(retried=False):
             lent = await self._lending.lend(self.begin_by())
             try:
                 with self._watched(lent.driver_connection):
+                    if ready:
+                        await ready(lent.driver_connection)
                     found = await statement.run(lent, engine.dialect, values)
             except BaseException as error:
                 is_whole = isinstance(error, DBAPIError) and not error.connection_invalidated
@@ -205,18 +197,20 @@ class Database:
             return found
 
     @asynccontextmanager
-    async def snapshot(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
+    async def snapshot(
+        self, *, long: bool = False, ready: Ready | None = None
+    ) -> AsyncIterator[AsyncConnection]:
         """A connection that only reads, and sees the one moment of its first statement throughout.
 
         `long` lets its statements take longer than those of other requests may.
         """
-        engine = self._reader
+        engine = self._engines.reader
         if not self.is_sqlite:
-            engine = self._writer.execution_options(
+            engine = self._engines.writer.execution_options(
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
         with _unavailable(retried=False):
-            async with self._connected(engine, self.begin_by()) as connection:
+            async with self._connected(engine, self.begin_by(), ready) as connection:
                 if self.is_sqlite:  # in autocommit SQLAlchemy begins nothing itself
                     await connection.exec_driver_sql("BEGIN")
                 elif long and self._waits.statement:
@@ -224,6 +218,14 @@ class Database:
                         f"SET LOCAL statement_timeout = '{LONG_STATEMENT_SECONDS}s'"
                     )
                 yield connection
+
+    async def consult(
+        self, question: Unit[T], *, snapshot: bool = False, ready: Ready | None = None
+    ) -> T:
+        """What a question is answered on a connection in autocommit, or else in one snapshot."""
+        reading = self.snapshot(ready=ready) if snapshot else self.read(ready)
+        async with reading as connection:
+            return await question(connection)
 
     async def write(self, unit: Unit[T], *, begin_by: float | None = None) -> T:
         """Runs `unit` in one database transaction and returns what it returned, once committed.
@@ -255,7 +257,7 @@ class Database:
 
         async def run() -> T:
             with _unavailable(retried=True):
-                async with self._connected(self._writer, by) as connection:
+                async with self._connected(self._engines.writer, by) as connection:
                     feed.begin(connection)
                     async with connection.begin():
                         result = await unit(connection)
@@ -287,7 +289,7 @@ class Database:
 
         async def answer() -> T:
             with _unavailable(retried=False):
-                async with self._prober.connect() as connection:
+                async with self._engines.prober.connect() as connection:
                     return await question(connection)
 
         task = asyncio.create_task(answer())
@@ -301,7 +303,11 @@ class Database:
 
     def hearing(self) -> AbstractAsyncContextManager[None]:
         """Meanwhile the feed has the words of every process; on SQLite always, of its own alone."""
-        return nullcontext() if self.is_sqlite else postgresql.hearing(self._prober, self.feed)
+        return (
+            nullcontext()
+            if self.is_sqlite
+            else postgresql.hearing(self._engines.listener, self.feed)
+        )
 
     async def _notify(self, payloads: list[str]) -> None:
         async with self.read() as connection:
@@ -315,14 +321,19 @@ class Database:
         return max(request_begun.get(now) + self._waits.begin, now + LAST_WAIT_SECONDS)
 
     @asynccontextmanager
-    async def _connected(self, engine: AsyncEngine, by: float) -> AsyncIterator[AsyncConnection]:
+    async def _connected(
+        self, engine: AsyncEngine, by: float, ready: Ready | None = None
+    ) -> AsyncIterator[AsyncConnection]:
         """A connection of the pool, got by then and watched."""
         connection = engine.connect()
         await self._lending.give_back()
         async with self._lending.queueing(by):
             await connection.start()
         try:
-            with self._watched((await connection.get_raw_connection()).driver_connection):
+            driver = (await connection.get_raw_connection()).driver_connection
+            with self._watched(driver):
+                if ready:
+                    await ready(driver)
                 yield connection
         finally:
             await asyncio.shield(asyncio.create_task(connection.close()))
@@ -351,8 +362,8 @@ class Database:
         for task in self._probes:
             task.cancel()
         await asyncio.gather(*self._probes, return_exceptions=True)
-        await self._reader.dispose()
-        await self._writer.dispose()
+        await self._engines.reader.dispose()
+        await self._engines.writer.dispose()
 
     async def __aenter__(self) -> Self:
         return self

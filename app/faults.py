@@ -50,6 +50,11 @@ def passes_on_retry(error: DBAPIError) -> bool:
     )
 
 
+def took_too_long(error: BaseException | None) -> bool:
+    """Whether a statement was cancelled, as after its timeout."""
+    return isinstance(error, DBAPIError) and _sqlstate(error) == "57014"
+
+
 def _sqlstate(error: DBAPIError) -> str:
     return getattr(error.orig, "sqlstate", None) or ""
 

@@ -47,6 +47,18 @@ CONNECTIONS = Gauge(
     multiprocess_mode="livesum",
     registry=registry,
 )
+REPLICA_READS = Counter(
+    "billing_replica_reads",
+    "Reads of lists, statistics and exports, by who answered: the replica, or the primary in its place.",
+    ["answered_by"],
+    registry=registry,
+)
+REPLICA_LAG = Gauge(
+    "billing_replica_lag_bytes",
+    "How far the replica was behind the primary's log when it was last asked.",
+    multiprocess_mode="mostrecent",
+    registry=registry,
+)
 STREAMS = Gauge(
     "billing_live_streams",
     "Subscriptions that are open.",

@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy.exc import InvalidatePoolError
@@ -45,16 +45,40 @@ def try_idle(connection: Any, record: Any, _: object) -> None:
         raise InvalidatePoolError from error
 
 
-def server_settings(
-    *, statement: float | None, lock: float | None, idle: float | None
-) -> dict[str, str]:
-    """What a connection asks for as it opens: the one place where its timeouts, in seconds, are set."""
-    seconds = {
-        "statement_timeout": statement,
-        "lock_timeout": lock,
-        "idle_in_transaction_session_timeout": idle,
+class Timeouts(NamedTuple):
+    """In seconds, None for none."""
+
+    statement_timeout: float | None
+    lock_timeout: float | None
+    idle_in_transaction_session_timeout: float | None
+
+
+def connect_args(timeouts: Timeouts, *, pooled: bool) -> dict[str, Any]:
+    """How asyncpg connects: the one place where timeouts are set.
+
+    A connection asks for them as it opens. Where it is `pooled`, by PgBouncer in transaction mode, each
+    transaction may have another session of the server: it asks for itself, and nothing is kept prepared.
+    """
+    wanted = {
+        name: f"{seconds * 1000:.0f}"
+        for name, seconds in timeouts._asdict().items()
+        if seconds is not None
     }
-    return {name: f"{value * 1000:.0f}" for name, value in seconds.items() if value is not None}
+    if not pooled:
+        return {"server_settings": wanted, "connection_class": PromptlyClosed}
+
+    class Pooled(PromptlyClosed):
+        async def execute(self, query: str, *arguments: Any, **options: Any) -> Any:
+            if query.startswith("BEGIN"):  # in the same message
+                query += "".join(f" SET LOCAL {name} = {value};" for name, value in wanted.items())
+            return await super().execute(query, *arguments, **options)
+
+    return {
+        "connection_class": Pooled,
+        "statement_cache_size": 0,
+        "prepared_statement_cache_size": 0,
+        "prepared_statement_name_func": lambda: "",  # a name would stay in a session of the server
+    }
 
 
 async def notify(connection: AsyncConnection, payloads: list[str]) -> None:

@@ -61,7 +61,7 @@ def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
     def note(*arguments: Any) -> None:
         sent.append((arguments[2], arguments[3]))
 
-    engine = database._reader.sync_engine
+    engine = database._engines.reader.sync_engine
     event.listen(engine, "before_cursor_execute", note)
     try:
         yield sent

@@ -48,7 +48,7 @@ async def used_world(database: Database) -> Database:
 
 async def test_everything_at_once(used_world: Database) -> None:
     sent: list[Any] = []
-    engine = used_world._reader.sync_engine
+    engine = used_world._engines.reader.sync_engine
     event.listen(engine, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
     result = await execute(used_world)
     assert result.errors is None

@@ -159,34 +159,39 @@ async def list_accounts(
 
     None where the mandate does not exist or is not the viewer's.
     """
-    async with database.read() as connection:
+    query = _account_query().where(accounts.c.mandate_id == mandate_id)
+    if user_id is not None:
+        query = query.where(accounts.c.user_id == user_id)
+    if enabled is not None:
+        query = query.where(accounts.c.enabled == enabled)
+    keyset = Keyset(
+        (accounts.c.id,), descending=True, binding=("accounts", mandate_id, user_id, enabled)
+    )
+
+    async def read(connection: AsyncConnection) -> Page | None:
         if not await sees(connection, viewer, mandate_id):
             return None
         viewer.require_admin(mandate_id)
-        query = _account_query().where(accounts.c.mandate_id == mandate_id)
-        if user_id is not None:
-            query = query.where(accounts.c.user_id == user_id)
-        if enabled is not None:
-            query = query.where(accounts.c.enabled == enabled)
-        keyset = Keyset(
-            (accounts.c.id,),
-            descending=True,
-            binding=("accounts", mandate_id, user_id, enabled),
+        return await fetch_page(database, connection, query, keyset, page)
+
+    found = await database.reader.consult(read)
+    if found is None:
+        return None
+
+    async def add_up(connection: AsyncConnection) -> AccountTotals:
+        matching = query.with_only_columns(accounts.c.id, maintain_column_froms=True)
+        held = select(exact_sum(holds.c.amount)).where(
+            holds.c.mandate_id == mandate_id, holds.c.account_id.in_(matching), IS_OPEN
         )
-        found = await fetch_page(database, connection, query, keyset, page)
+        sums = query.with_only_columns(
+            exact_sum(accounts.c.balance),
+            held.scalar_subquery(),
+            maintain_column_froms=True,
+        )
+        return AccountTotals(*(await connection.execute(sums)).one())
 
     async def totals() -> AccountTotals:
-        async with database.read() as connection:
-            matching = query.with_only_columns(accounts.c.id, maintain_column_froms=True)
-            held = select(exact_sum(holds.c.amount)).where(
-                holds.c.mandate_id == mandate_id, holds.c.account_id.in_(matching), IS_OPEN
-            )
-            sums = query.with_only_columns(
-                exact_sum(accounts.c.balance),
-                held.scalar_subquery(),
-                maintain_column_froms=True,
-            )
-            return AccountTotals(*(await connection.execute(sums)).one())
+        return await database.reader.consult(add_up)
 
     nodes = [_account_view(row) for row in found.nodes]
     return replace(found, nodes=nodes, totals=once(totals))

@@ -110,9 +110,12 @@ async def list_audit_events(
         descending=True,
         binding=("auditLog", mandate_id, actor_id, subject, created_from, created_to),
     )
-    async with database.read() as connection:
+
+    async def read(connection: AsyncConnection) -> Page | None:
         if mandate_id is not None:  # "" is a mandate that does not exist
             if not await sees(connection, viewer, mandate_id):
                 return None
             viewer.require_admin(mandate_id)
         return await fetch_page(database, connection, query, keyset, page)
+
+    return await database.reader.consult(read)

@@ -247,10 +247,13 @@ async def list_holds(
         query = query.where(holds.c.account_id == account_id)
     binding = ("holds", mandate_id, viewer.only_user(mandate_id), status, user_id, account_id)
     keyset = Keyset((holds.c.id,), descending=True, binding=binding)
-    async with database.read() as connection:
+
+    async def read(connection: AsyncConnection) -> Page | None:
         if not await sees(connection, viewer, mandate_id):
             return None
         return await fetch_page(database, connection, query, keyset, page)
+
+    return await database.reader.consult(read)
 
 
 _HAS_STATUS = {

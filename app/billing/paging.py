@@ -140,7 +140,7 @@ async def fetch_listed(
 ) -> Page:
     """As fetch_page, of a `query` that is built once and whose values have names."""
     shape, place = _shape(keyset, arguments)
-    rows = await _listed(query, *shape).rows(database, **values, **place)
+    rows = await _listed(query, *shape).rows(database.reader, **values, **place)
     return _page(rows, keyset, arguments, lambda: count_rows(database, query, values))
 
 
@@ -202,9 +202,12 @@ async def count_rows(
     database: Database, query: Select[Any], values: Mapping[str, Any] | None = None
 ) -> int:
     """How many rows a query has, in a statement of its own."""
-    async with database.read() as connection:
-        counted = select(func.count()).select_from(query.order_by(None).subquery())
+    counted = select(func.count()).select_from(query.order_by(None).subquery())
+
+    async def count(connection: AsyncConnection) -> int:
         return (await connection.execute(counted, values)).scalar_one()
+
+    return await database.reader.consult(count)
 
 
 def check_wanted(value: str | None, name: str, most: int = ID_LENGTH) -> None:

@@ -10,6 +10,7 @@ from operator import eq, ge, le, lt
 from typing import Any, cast
 
 from sqlalchemy import Column, ColumnElement, Select, String, bindparam, case, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.directory import ShownUser, readable_emails, shown_columns
 from app.billing.enums import ReferenceType, TransactionType
@@ -169,8 +170,11 @@ async def list_transactions(
     @once
     async def read_sums() -> Any:
         sums = _of_accounts(mandate_id) if is_whole else _of_rows(query)
-        async with database.read() as connection:
+
+        async def add_up(connection: AsyncConnection) -> Any:
             return (await connection.execute(sums, values)).one()
+
+        return await database.reader.consult(add_up)
 
     async def count() -> int:
         return int((await read_sums()).rows)

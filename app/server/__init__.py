@@ -14,6 +14,7 @@ from app.database import PROMPT, Database, DatabaseUnavailable
 from app.dispatcher import dispatching
 from app.export import ExportKind
 from app.rate_limit import RateLimiter
+from app.replica import following
 from app.revision import check_revision
 from app.server import pages
 from app.server.answers import internal_error
@@ -36,12 +37,17 @@ def create_app(settings: Settings | None = None, demo: bool = False) -> Starlett
     others do: until then it is not ready. In a `demo` one may sign in as the demo people.
     """
     settings = settings or load_settings()
-    database = Database(settings.database_url, waits=PROMPT)
+    database = Database(
+        settings.database_url,
+        waits=PROMPT,
+        pooled=settings.database_pooled,
+        direct_url=settings.direct_database_url,
+    )
     limiter = RateLimiter(settings)
 
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[Mapping[str, Any]]:
-        async with database, limiter:
+        async with database, following(database, settings.read_database_url, PROMPT), limiter:
             try:
                 await check_revision(database)
             except DatabaseUnavailable:

@@ -73,8 +73,11 @@ async def list_mandates(
     keyset = Keyset(
         (mandates.c.created_at, mandates.c.id), descending=True, binding=("mandates", search)
     )
-    async with database.read() as connection:
+
+    async def read(connection: AsyncConnection) -> Page:
         return await fetch_page(database, connection, query, keyset, page)
+
+    return await database.reader.consult(read)
 
 
 async def upsert_mandate(

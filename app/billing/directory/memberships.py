@@ -89,7 +89,8 @@ async def list_memberships(
     page: PageArguments,
 ) -> Page | None:
     """The users of a mandate, newest first, for its admins; `search` looks at ids, names and e-mail."""
-    async with database.read() as connection:
+
+    async def read(connection: AsyncConnection) -> Page | None:
         if not await sees(connection, viewer, mandate_id):
             return None
         viewer.require_admin(mandate_id)
@@ -112,6 +113,8 @@ async def list_memberships(
             binding=("memberships", mandate_id, search),
         )
         return await fetch_page(database, connection, query, keyset, page)
+
+    return await database.reader.consult(read)
 
 
 async def memberships_of(database: Database, user_id: str) -> Sequence[Any]:

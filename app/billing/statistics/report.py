@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from functools import lru_cache
+from typing import Any
 
 from sqlalchemy import Integer, and_, bindparam, func, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.errors import BadInput
 from app.billing.money import ZERO
@@ -16,6 +18,7 @@ from app.billing.statistics.source import (
     UsageDimension,
     UsageFilter,
     UsageRows,
+    UsageSource,
     find_source,
 )
 from app.billing.types import exact_sum, exact_total, sum_order
@@ -83,8 +86,10 @@ async def find_usage(
     if len(set(group_by)) < len(group_by):
         raise BadInput("groupBy must name each dimension once.")
     _check_range(from_, to, granularity)
-    # One snapshot: its statements agree with each other while others write.
-    async with database.snapshot() as connection:
+
+    async def read(
+        connection: AsyncConnection,
+    ) -> tuple[UsageSource, Sequence[Any], Sequence[Any]] | None:
         source = await find_source(
             connection,
             viewer,
@@ -113,6 +118,13 @@ async def find_usage(
         cells = await _cells(source.rows, len(groups) < total_groups, *group_by).rows(
             connection, **values
         )
+        return source, groups, cells
+
+    # One snapshot: its statements agree with each other while others write.
+    found = await database.reader.consult(read, snapshot=True)
+    if found is None:
+        return None
+    source, groups, cells = found
     courses: dict[Sequence[str], dict[int, tuple[Decimal, int]]] = {}
     for *values, bucket, cost, count in cells:
         courses.setdefault(tuple(values), {})[bucket] = (cost, int(count))
@@ -123,7 +135,7 @@ async def find_usage(
         currency=source.currency,
         total_cost=groups[0].total_cost if groups else ZERO,
         transaction_count=int(groups[0].total_count) if groups else 0,
-        total_groups=total_groups,
+        total_groups=groups[0].total_groups if groups else 0,
         groups=[
             UsageGroup(
                 keys=[

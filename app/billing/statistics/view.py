@@ -22,7 +22,7 @@ from app.billing.statistics.source import (
 )
 from app.billing.types import exact_sum
 from app.billing.viewer import Viewer
-from app.database import Database
+from app.database import Database, Reader
 from app.statements import Statement
 
 
@@ -41,13 +41,13 @@ _BUCKET = "bucket"
 class StatisticsView:
     """The statistics of one range. Whatever is asked for at once is read by one SELECT, once."""
 
-    def __init__(self, database: Database, source: UsageSource, period: PeriodType) -> None:
+    def __init__(self, reader: Reader, source: UsageSource, period: PeriodType) -> None:
         self.period = period
         self.from_ = source.edges[0]
         self.to = source.edges[-1]
         self.time_zone = source.time_zone
         self.currency = source.currency
-        self._database = database
+        self._reader = reader
         self._source = source
         self._parts: DataLoader[str, list[CostSlice]] = DataLoader(self._read)
 
@@ -75,7 +75,8 @@ class StatisticsView:
     async def _read(self, parts: list[str]) -> list[list[CostSlice]]:
         found: dict[str, list[CostSlice]] = {part: [] for part in parts}
         statement = _costs(self._source.rows, *parts)
-        for part, key, cost, count in await statement.rows(self._database, **self._source.values):
+        rows = await statement.rows(self._reader, **self._source.values)
+        for part, key, cost, count in rows:
             found[part].append(CostSlice(key or None, cost, int(count)))
         return list(found.values())
 
@@ -134,4 +135,4 @@ async def find_statistics(
         time_zone=time_zone,
         usage_filter=usage_filter,
     )
-    return None if source is None else StatisticsView(database, source, period)
+    return None if source is None else StatisticsView(database.reader, source, period)
