@@ -15,6 +15,7 @@ from app.commands.shared import Failure
 from app.config import SettingsError
 from app.database import DatabaseUnavailable
 from app.demo import NotEmpty
+from app.distribution import CannotDistribute
 from app.imports import WrongHeader
 from app.revision import WrongRevision
 
@@ -36,6 +37,7 @@ def main() -> None:
         _fail(error.message)
     except (
         BackupFailed,
+        CannotDistribute,
         Failure,
         NotEmpty,
         RequestError,

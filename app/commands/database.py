@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.progress import TaskID
 
-from app import backup, migrate, revision
-from app.commands.shared import check_there, progress
+from app import backup, distribution, migrate, revision
+from app.commands.shared import check_there, migrated, progress
 from app.config import load_settings
 from app.database import Database
 
@@ -18,6 +19,23 @@ async def upgrade() -> None:
     async with Database(load_settings().direct_url) as database:
         await migrate.migrate(database)
     typer.echo(f"The database is at revision {revision.revision_needed()}.")
+
+
+async def distribute() -> None:
+    """Spreads the database over a Citus cluster: its tables, empty or filled, and what is new since.
+
+    Stop the servers first: each table's writes wait while it is copied, and a spend needs several.
+    Run again, it goes on where it was stopped.
+    """
+    settings = load_settings()
+    async with migrated(settings) as database:
+        with progress() as bars:
+            tasks: dict[str, TaskID] = {}
+            async for table, done in distribution.distribute(database):
+                if table not in tasks:
+                    tasks[table] = bars.add_task(table, total=None)
+                bars.update(tasks[table], total=done and 1, completed=done or 0)
+    typer.echo(f"{len(tasks)} tables are spread over the cluster.")
 
 
 def back_up(
