@@ -3,7 +3,7 @@
 Stopped half-way, it goes on where it stands when it is called again: it looks at what is there.
 """
 
-from collections.abc import AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -53,6 +53,7 @@ async def distribute(database: Database) -> AsyncIterator[tuple[str, float | Non
         yield table.name, 1
     await database.write(partial(_run, work=_free))
     await database.write(partial(_run, work=_link))
+    await database.write(partial(_run, work=_show_shards))
 
 
 async def _check_coordinator(database: Database) -> None:
@@ -74,6 +75,45 @@ async def _check_coordinator(database: Database) -> None:
                 "This node is no coordinator: set BILLING_DATABASE_URL to the coordinator of the"
                 " Citus cluster."
             )
+
+
+@contextmanager
+def kept(connection: Connection) -> Iterator[None]:
+    """What creates or changes tables meanwhile keeps the layout of a distributed database."""
+    if connection.dialect.name != "postgresql" or "distributed" not in _kinds(connection).values():
+        yield
+        return
+    _allow_triggers(connection)
+    # What refers to the directory is changed in turn: Citus refuses to do it at once.
+    connection.exec_driver_sql("SET LOCAL citus.multi_shard_modify_mode = sequential")
+    event.listen(Table, "before_create", _separate)
+    event.listen(Table, "after_create", _follow)
+    try:
+        yield
+    finally:
+        event.remove(Table, "before_create", _separate)
+        event.remove(Table, "after_create", _follow)
+
+
+def _separate(table: Table, _: Connection, **__: Any) -> None:
+    for key in _keys_among_distributed(table):
+        AddConstraint(key)  # then it is no part of CREATE TABLE, where Citus would refuse it
+
+
+def _follow(table: Table, connection: Connection, **_: Any) -> None:
+    if is_distributed(table):
+        _settle(connection, table)
+    for key in _keys_among_distributed(table):
+        connection.execute(AddConstraint(key))
+
+
+def _keys_among_distributed(table: Table) -> list[ForeignKeyConstraint]:
+    names = {part.name for part in DIRECTORY}
+    return [
+        key
+        for key in table.foreign_key_constraints
+        if is_distributed(table) and key.elements[0].target_fullname.split(".")[0] not in names
+    ]
 
 
 async def _run(connection: AsyncConnection, work: Any, **arguments: Any) -> None:
@@ -107,10 +147,14 @@ def _settle(connection: Connection, table: Table) -> None:
 
 def _free(connection: Connection) -> None:
     """Removes from the coordinator the rows that have been copied to where they belong."""
-    names = connection.exec_driver_sql(
-        "SELECT relname FROM pg_dist_partition JOIN pg_class ON pg_class.oid = logicalrelid"
-        " WHERE pg_relation_size(logicalrelid) > 0"
-    ).scalars().all()
+    names = (
+        connection.exec_driver_sql(
+            "SELECT relname FROM pg_dist_partition JOIN pg_class ON pg_class.oid = logicalrelid"
+            " WHERE pg_relation_size(logicalrelid) > 0"
+        )
+        .scalars()
+        .all()
+    )
     if not names:
         return
     tables = [f'"{table.name}"' for table in distributed_tables()]
@@ -128,13 +172,20 @@ def _free(connection: Connection) -> None:
 
 def _link(connection: Connection) -> None:
     """Adds the foreign keys of the model that are missing."""
-    present = {
-        (name, tuple(key["constrained_columns"])) for name, key in _foreign_keys(connection)
-    }
+    present = {(name, tuple(key["constrained_columns"])) for name, key in _foreign_keys(connection)}
     for table in distributed_tables():
         for key in table.foreign_key_constraints:
             if (table.name, tuple(key.column_keys)) not in present:
-                connection.execute(AddConstraint(key))
+                connection.execute(AddConstraint(key, isolate_from_table=False))
+
+
+def _show_shards(connection: Connection) -> None:
+    """In the catalogs. To hide them, Citus looks at each row of pg_class that is read.
+
+    Then it takes seconds, for each new connection, in which the driver learns the types of arrays.
+    """
+    name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
+    connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET citus.override_table_visibility = off')
 
 
 def _allow_triggers(connection: Connection) -> None:
@@ -148,12 +199,14 @@ def _kinds(connection: Connection) -> dict[str, str]:
     Not from its view citus_tables, which measures each table by another connection: that waits for
     the locks of this one.
     """
+    if not connection.scalar(text("SELECT 1 FROM pg_extension WHERE extname = 'citus'")):
+        return {}
     rows = connection.exec_driver_sql(
         "SELECT relname, CASE WHEN partmethod = 'h' THEN 'distributed'"
-        " WHEN repmodel = 't' THEN 'reference' ELSE 'local' END"
+        " WHEN repmodel = 't' THEN 'reference' ELSE 'local' END AS kind"
         " FROM pg_dist_partition JOIN pg_class ON pg_class.oid = logicalrelid"
     )
-    return {name: kind for name, kind in rows}
+    return {row.relname: row.kind for row in rows}
 
 
 def _foreign_keys(connection: Connection) -> list[tuple[str, Any]]:

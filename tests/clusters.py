@@ -4,6 +4,7 @@ The coordinator's own database must know the workers; its user may create databa
 """
 
 import os
+
 from sqlalchemy import make_url, text
 
 from app.database import Database
