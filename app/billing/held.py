@@ -1,6 +1,6 @@
 """What open holds set aside. A hold counts until its time is over by the database's clock, tidied or not."""
 
-from sqlalchemy import and_, case, func, literal_column, select
+from sqlalchemy import ColumnElement, and_, case, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.enums import HoldStatus
@@ -25,7 +25,15 @@ _OF_ACCOUNT = and_(
 )
 HELD = select(exact_sum(holds.c.amount)).where(_OF_ACCOUNT).correlate(accounts).scalar_subquery()
 """What is held on an account of the enclosing SELECT."""
-HAS_OPEN_HOLD = select(holds.c.id).where(_OF_ACCOUNT).correlate(accounts).exists()
+
+
+def has_open_hold(mandate_id: str) -> ColumnElement[bool]:
+    """Whether one is on an account of this mandate, of the enclosing SELECT.
+
+    It names the mandate itself, too: else Citus locks no row of what it is part of.
+    """
+    this = holds.c.mandate_id == mandate_id
+    return select(holds.c.id).where(_OF_ACCOUNT, this).correlate(accounts).exists()
 
 
 async def count_open(connection: AsyncConnection) -> int:

@@ -23,7 +23,7 @@ from app.billing.checks import (
 from app.billing.enums import AccountType, BillingModel
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, provider_allowed
-from app.billing.held import HAS_OPEN_HOLD
+from app.billing.held import has_open_hold
 from app.billing.models import accounts, mandates, settings
 from app.billing.money import ZERO, check_amount
 from app.billing.viewer import Viewer, mandate_not_found, sees
@@ -221,7 +221,7 @@ async def _check_model_change(connection: AsyncConnection, stored: Any, model: s
             .where(
                 accounts.c.mandate_id == stored.mandate_id,
                 accounts.c.account_type != AccountType.UNLIMITED,
-                or_(accounts.c.balance != ZERO, HAS_OPEN_HOLD),
+                or_(accounts.c.balance != ZERO, has_open_hold(stored.mandate_id)),
             )
             .order_by(accounts.c.id)
             .with_for_update()
