@@ -1,6 +1,8 @@
 """What open holds set aside. A hold counts until its time is over by the database's clock, tidied or not."""
 
-from sqlalchemy import ColumnElement, and_, case, func, literal_column, select
+from decimal import Decimal
+
+from sqlalchemy import ColumnElement, ScalarSelect, and_, case, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.enums import HoldStatus
@@ -23,17 +25,20 @@ HOLDS_AS_THEY_ARE = select(
 _OF_ACCOUNT = and_(
     holds.c.mandate_id == accounts.c.mandate_id, holds.c.account_id == accounts.c.id, IS_OPEN
 )
-HELD = select(exact_sum(holds.c.amount)).where(_OF_ACCOUNT).correlate(accounts).scalar_subquery()
-"""What is held on an account of the enclosing SELECT."""
 
 
-def has_open_hold(mandate_id: str) -> ColumnElement[bool]:
-    """Whether one is on an account of this mandate, of the enclosing SELECT.
+def held(mandate: ColumnElement[bool]) -> ScalarSelect[Decimal]:
+    """What is held on an account of the enclosing SELECT.
 
-    It names the mandate itself, too: else Citus locks no row of what it is part of.
+    `mandate` says of `holds` once more which mandates: Citus does not conclude it from the account.
     """
-    this = holds.c.mandate_id == mandate_id
-    return select(holds.c.id).where(_OF_ACCOUNT, this).correlate(accounts).exists()
+    query = select(exact_sum(holds.c.amount)).where(_OF_ACCOUNT, mandate)
+    return query.correlate(accounts).scalar_subquery()
+
+
+def has_open_hold(mandate: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether anything is; as `held`."""
+    return select(holds.c.id).where(_OF_ACCOUNT, mandate).correlate(accounts).exists()
 
 
 async def count_open(connection: AsyncConnection) -> int:

@@ -24,7 +24,7 @@ from app.billing.enums import AccountType, BillingModel
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, provider_allowed
 from app.billing.held import has_open_hold
-from app.billing.models import accounts, mandates, settings
+from app.billing.models import accounts, holds, mandates, settings
 from app.billing.money import ZERO, check_amount
 from app.billing.viewer import Viewer, mandate_not_found, sees
 from app.database import Database
@@ -221,7 +221,10 @@ async def _check_model_change(connection: AsyncConnection, stored: Any, model: s
             .where(
                 accounts.c.mandate_id == stored.mandate_id,
                 accounts.c.account_type != AccountType.UNLIMITED,
-                or_(accounts.c.balance != ZERO, has_open_hold(stored.mandate_id)),
+                or_(
+                    accounts.c.balance != ZERO,
+                    has_open_hold(holds.c.mandate_id == stored.mandate_id),
+                ),
             )
             .order_by(accounts.c.id)
             .with_for_update()
