@@ -31,6 +31,8 @@ from app.migrate import migrate
 from tests.api import Api, serving
 from tests.clusters import COORDINATOR, create_on_nodes, drop_on_nodes
 
+collect_ignore = [] if COORDINATOR else ["test_cluster.py"]
+
 Billing = Callable[..., tuple[int, str, str]]
 OnDatabase = Callable[..., Any]
 
