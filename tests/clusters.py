@@ -3,7 +3,9 @@
 The coordinator's own database must know the workers; its user may create databases on each node.
 """
 
+import fcntl
 import os
+from pathlib import Path
 
 from sqlalchemy import make_url, text
 
@@ -30,12 +32,10 @@ async def create_on_nodes(server: str, name: str) -> None:
         f"ALTER DATABASE {name} SET citus.enable_unsafe_triggers = on",
         f"ALTER DATABASE {name} SET citus.override_table_visibility = off",
     )
-    await _execute(
-        _in(server, name),
-        "CREATE EXTENSION citus",
-        f"SELECT citus_set_coordinator_host('{address.host}', {address.port})",
-        *join,
-    )
+    join.insert(0, f"SELECT citus_set_coordinator_host('{address.host}', {address.port})")
+    with Path(__file__).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # to join, each would change the same role at once
+        await _execute(_in(server, name), "CREATE EXTENSION citus", *join)
 
 
 async def drop_on_nodes(server: str, name: str) -> None:
