@@ -3,6 +3,7 @@
 The coordinator's own database must know the workers; its user may create databases on each node.
 """
 
+import asyncio
 import fcntl
 import os
 from pathlib import Path
@@ -14,8 +15,19 @@ from app.database import Database
 COORDINATOR = os.environ.get("BILLING_TEST_CITUS_URL")
 
 
-async def create_on_nodes(server: str, name: str) -> None:
+def create_on_nodes(server: str, name: str) -> None:
     """Creates a database on each node of the cluster and joins them."""
+    with Path(__file__).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two at once would change the same role
+        asyncio.run(_create(server, name))
+
+
+def drop_on_nodes(server: str, name: str) -> None:
+    """Drops it again."""
+    asyncio.run(_drop(server, name))
+
+
+async def _create(server: str, name: str) -> None:
     workers = await _workers(server)
     address = make_url(server)
     join = []
@@ -32,13 +44,15 @@ async def create_on_nodes(server: str, name: str) -> None:
         f"ALTER DATABASE {name} SET citus.enable_unsafe_triggers = on",
         f"ALTER DATABASE {name} SET citus.override_table_visibility = off",
     )
-    join.insert(0, f"SELECT citus_set_coordinator_host('{address.host}', {address.port})")
-    with Path(__file__).open() as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # to join, each would change the same role at once
-        await _execute(_in(server, name), "CREATE EXTENSION citus", *join)
+    await _execute(
+        _in(server, name),
+        "CREATE EXTENSION citus",
+        f"SELECT citus_set_coordinator_host('{address.host}', {address.port})",
+        *join,
+    )
 
 
-async def drop_on_nodes(server: str, name: str) -> None:
+async def _drop(server: str, name: str) -> None:
     for node in (server, *await _workers(server)):
         await _execute(node, f"DROP DATABASE {name} WITH (FORCE)")
 

@@ -168,12 +168,15 @@ def new_database(server: str, *, spread: bool = True) -> Iterator[str]:
     """The address of a database without tables that lives meanwhile; on a cluster on every node."""
     name = f"billing_test_{uuid.uuid4().hex}"
     on_nodes = spread and server == COORDINATOR
-    asyncio.run(
-        create_on_nodes(server, name) if on_nodes else _execute(server, f"CREATE DATABASE {name}")
-    )
+    if on_nodes:
+        create_on_nodes(server, name)
+    else:
+        asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
     yield make_url(server).set(database=name).render_as_string(hide_password=False)
-    drop = f"DROP DATABASE {name} WITH (FORCE)"
-    asyncio.run(drop_on_nodes(server, name) if on_nodes else _execute(server, drop))
+    if on_nodes:
+        drop_on_nodes(server, name)
+    else:
+        asyncio.run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 async def _execute(address: str, *statements: str) -> None:

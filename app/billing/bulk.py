@@ -15,6 +15,7 @@ from sqlalchemy import (
     column,
     func,
     select,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
@@ -97,13 +98,14 @@ def _arrays(table: Table, names: Sequence[str]) -> TableValuedAlias:
 def _insert_into(table: Table, names: Sequence[str], dialect: str) -> Any:
     if dialect == "sqlite":
         return sqlite.insert(table).values(_values(table, names))
-    given = _arrays(table, names).c
+    given = _arrays(table, names)
     # By the settings row, which each mandate has: so Citus sees which shard all of it belongs to.
-    rows = select(
-        *(settings.c.mandate_id if name == "mandate_id" else given[name] for name in names)
+    rows = (
+        select(*((settings if name == "mandate_id" else given).c[name] for name in names))
+        .join_from(settings, given, true())
+        .where(settings.c.mandate_id == _mandate(table))
     )
-    this = settings.c.mandate_id == _mandate(table)
-    return postgresql.insert(table).from_select(names, rows.where(this))
+    return postgresql.insert(table).from_select(names, rows)
 
 
 @cache
