@@ -37,6 +37,10 @@ _IN_DEVELOPMENT = {
     "jwt_audience": "billing",
     "jwt_issuer": "billing",
 }
+_DATABASES = {
+    "sqlite": "sqlite:///FILE",
+    "postgresql": "postgresql://USER:PASSWORD@HOST/DATABASE",
+}
 _URL_OPTIONS = {"sqlite": set[str](), "postgresql": {"host", "ssl"}}
 _ADDRESS = re.compile(r"[\w.!#$%'*+/?^`{|}~-]+@[\w.-]+", re.ASCII)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -163,32 +167,14 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
-        try:
-            url = make_url(value)
-        except (ArgumentError, ValueError):  # their words may quote the password
-            url = None
-        if url is None or url.drivername not in _URL_OPTIONS or not url.database:
-            raise ValueError("must be sqlite:///FILE or postgresql://USER:PASSWORD@HOST/DATABASE")
-        if url.drivername == "sqlite" and url.database == ":memory:":
-            raise ValueError("must name a file: a database in memory is not shared")
-        known = _URL_OPTIONS[url.drivername]
-        if not known.issuperset(url.query):
-            allowed = f"the options {', '.join(sorted(known))}" if known else "no options"
-            raise ValueError(f"may have {allowed} behind its question mark")
-        if url.query.get("ssl", "prefer") not in _SSL_MODES:
-            raise ValueError(f"may have ssl as {', '.join(_SSL_MODES)}")
-        return value
+        return _check_database_url(value, *_DATABASES)
 
     @field_validator("direct_database_url", "read_database_url")
     @classmethod
     def _check_other_database_url(cls, value: str | None, info: ValidationInfo) -> str | None:
-        if value is None:
-            return None
-        if not value.startswith("postgresql:"):
-            raise ValueError("must be postgresql://USER:PASSWORD@HOST/DATABASE")
-        if info.data.get("database_url", value).startswith("sqlite:"):
+        if value is not None and info.data.get("database_url", value).startswith("sqlite:"):
             raise ValueError(f"is for PostgreSQL, and {_PREFIX}DATABASE_URL names SQLite")
-        return cls._check_database_url(value)
+        return None if value is None else _check_database_url(value, "postgresql")
 
     @field_validator("database_pooled")
     @classmethod
@@ -313,6 +299,24 @@ class Settings(BaseSettings):
                 "needs packages that are not installed: pip install 'mandate-billing[tracing]'"
             )
         return value
+
+
+def _check_database_url(value: str, *drivers: str) -> str:
+    try:
+        url = make_url(value)
+    except (ArgumentError, ValueError):  # their words may quote the password
+        url = None
+    if url is None or url.drivername not in drivers or not url.database:
+        raise ValueError(f"must be {' or '.join(_DATABASES[driver] for driver in drivers)}")
+    if url.drivername == "sqlite" and url.database == ":memory:":
+        raise ValueError("must name a file: a database in memory is not shared")
+    known = _URL_OPTIONS[url.drivername]
+    if not known.issuperset(url.query):
+        allowed = f"the options {', '.join(sorted(known))}" if known else "no options"
+        raise ValueError(f"may have {allowed} behind its question mark")
+    if url.query.get("ssl", "prefer") not in _SSL_MODES:
+        raise ValueError(f"may have ssl as {', '.join(_SSL_MODES)}")
+    return value
 
 
 def mail_sender(url: httpx.URL) -> str:

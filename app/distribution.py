@@ -3,7 +3,7 @@
 Stopped half-way, it goes on where it stands when it is called again: it looks at what is there.
 """
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -37,20 +37,20 @@ def distributed_tables(metadata: MetaData = SQLModel.metadata) -> list[Table]:
     return [table for table in metadata.sorted_tables if is_distributed(table)]
 
 
-async def distribute(database: Database) -> AsyncIterator[tuple[str, float | None]]:
+async def distribute(database: Database) -> AsyncGenerator[tuple[str, bool]]:
     """Distributes what is not distributed yet. CannotDistribute where that cannot be.
 
-    Yields each table's name and how much of it is done, up to 1; None while nobody knows.
+    Yields each table's name as its turn comes, and again, with True, when it is done.
     """
     await _check_coordinator(database)
     for table in DIRECTORY:
-        yield table.name, None
+        yield table.name, False
         await database.write(partial(_run, work=_refer, table=table))
-        yield table.name, 1
+        yield table.name, True
     for table in distributed_tables():
-        yield table.name, None
+        yield table.name, False
         await database.write(partial(_run, work=_distribute, table=table))
-        yield table.name, 1
+        yield table.name, True
     await database.write(partial(_run, work=_free))
     await database.write(partial(_run, work=_link))
     await database.write(partial(_run, work=_show_shards))

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import BigInteger, cast, column, func, select
+from sqlalchemy import column, func, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.database import Database, DatabaseUnavailable, Ready, Unit, Waits
@@ -35,12 +35,12 @@ CONNECT_SECONDS = 0.5
 # What is acknowledged is flushed; what others have only inserted may take its time.
 _FLUSHED = Statement(
     select(
-        cast(func.pg_wal_lsn_diff(func.pg_current_wal_flush_lsn(), "0/0"), BigInteger).label("at"),
-        column("system_identifier", BigInteger),
+        func.pg_wal_lsn_diff(func.pg_current_wal_flush_lsn(), text("'0/0'")).label("position"),
+        column("system_identifier"),
     ).select_from(func.pg_control_system())
 )
 _REPLAYED = """
-    SELECT system_identifier, pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint
+    SELECT pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0'), system_identifier
     FROM pg_control_system() WHERE pg_is_in_recovery()
 """
 
@@ -114,10 +114,11 @@ class _Replica:
 
         async def is_as_far(driver: Any) -> bool:
             found = await driver.fetchrow(_REPLAYED)
-            if found is None or found[0] != system or found[1] is None:
+            if found is None or found["system_identifier"] != system:
                 raise _NotAsFar
-            REPLICA_LAG.set(max(position - found[1], 0))
-            return bool(found[1] >= position)
+            behind = position - found["pg_wal_lsn_diff"]
+            REPLICA_LAG.set(max(behind, 0))
+            return bool(behind <= 0)
 
         async def ready(driver: Any) -> None:
             try:

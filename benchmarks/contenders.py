@@ -23,7 +23,8 @@ from benchmarks.load import GATEWAY, MANDATE
 from benchmarks.raw import CURSOR
 from benchmarks.work import Work
 from benchmarks.world import MEMBER, VIEWER
-from tests.servers import environment, free_port, resident
+from tests.ports import free_port
+from tests.servers import environment, resident
 
 RAW, OURS, STOCK = "raw", "ours", "stock"
 _COMMANDS = {

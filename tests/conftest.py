@@ -14,7 +14,7 @@ import tempfile
 import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from app.distribution import distribute
 from app.migrate import migrate
 from tests.api import Api, serving
 from tests.clusters import COORDINATOR, create_on_nodes, drop_on_nodes
+from tests.topology import Topology, meet_databases, pgbouncer, replica_of, settings_of
 
 collect_ignore = [] if COORDINATOR else ["test_cluster.py"]
 
@@ -40,6 +41,8 @@ OnDatabase = Callable[..., Any]
 _FAST = [
     f"ALTER SYSTEM SET {name} = off" for name in ("fsync", "synchronous_commit", "full_page_writes")
 ]
+# A replica is as far as what is flushed, which without it comes later than the commit.
+_FOLLOWED = ["ALTER SYSTEM SET synchronous_commit = on", "SELECT pg_reload_conf()"]
 _END_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -58,6 +61,11 @@ _EMPTY = "DO $$ BEGIN SET LOCAL citus.multi_shard_modify_mode = sequential; {} E
         for table in _TABLES
     )
 )
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--pooled", action="store_true", help="PostgreSQL through PgBouncer")
+    parser.addoption("--replicated", action="store_true", help="PostgreSQL with a replica")
 
 
 @pytest.fixture(scope="session")
@@ -89,11 +97,26 @@ def postgresql_server() -> Iterator[str]:
         shutil.rmtree(directory)
 
 
+@pytest.fixture(scope="session")
+def topology(request: pytest.FixtureRequest, postgresql_server: str) -> Iterator[Topology]:
+    """How the tests meet the databases of that server."""
+    with ExitStack() as stack:
+        bouncer = replica = None
+        if request.config.getoption("pooled"):
+            bouncer = stack.enter_context(pgbouncer(postgresql_server))
+        if request.config.getoption("replicated"):
+            asyncio.run(_execute(postgresql_server, *_FOLLOWED))
+            replica = stack.enter_context(replica_of(postgresql_server)).address
+        if bouncer or replica:
+            meet_databases(stack.enter_context(pytest.MonkeyPatch.context()))
+        yield Topology(bouncer, replica)
+
+
 @pytest.fixture
-def postgresql_url(postgresql_server: str) -> Iterator[str]:
+def postgresql_url(postgresql_server: str, topology: Topology) -> Iterator[str]:
     """The address of a new PostgreSQL database without tables."""
     with new_database(postgresql_server) as address:
-        yield address
+        yield topology.front(address)
 
 
 @pytest.fixture(scope="session")
@@ -102,6 +125,13 @@ def postgresql_migrated(postgresql_server: str) -> Iterator[str]:
     with new_database(postgresql_server) as address:
         asyncio.run(_migrate(address))
         yield address
+
+
+@pytest.fixture
+def postgresql_emptied(postgresql_migrated: str, topology: Topology) -> str:
+    """The address of that database without rows."""
+    asyncio.run(_execute(postgresql_migrated, _END_OTHERS, _EMPTY))
+    return topology.front(postgresql_migrated)
 
 
 @pytest.fixture(scope="session")
@@ -119,9 +149,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         path = tmp_path / "billing.db"
         shutil.copyfile(request.getfixturevalue("sqlite_template"), path)
         return f"sqlite:///{path}"
-    address = str(request.getfixturevalue("postgresql_migrated"))
-    asyncio.run(_execute(address, _END_OTHERS, _EMPTY))
-    return address
+    return str(request.getfixturevalue("postgresql_emptied"))
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -144,7 +172,7 @@ def lasting_database_url(
         return
     with new_database(request.getfixturevalue("postgresql_server")) as address:
         asyncio.run(_migrate(address))
-        yield address
+        yield request.getfixturevalue("topology").front(address)
 
 
 @pytest.fixture
@@ -220,6 +248,8 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def billing(command: Billing, monkeypatch: pytest.MonkeyPatch, database_url: str) -> Billing:
     """Runs a command on an empty, migrated database."""
     monkeypatch.setenv("BILLING_DATABASE_URL", database_url)
+    for name, value in settings_of(database_url).items():
+        monkeypatch.setenv(name, value)
     return command
 
 

@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from decimal import Decimal
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,26 +25,12 @@ from app.billing.models import accounts, daily_usage, holds, transactions
 from app.billing.verify import verify_ledger
 from app.config import Settings
 from app.database import Database
+from tests.ports import free_port
+from tests.topology import settings_of
 from tests.world import add_mandate, add_user, balances, fresh, ledger_rows, read_rows
 
 Request = tuple[str, str, dict[str, Any]]
 """Who asks, the document and its variables."""
-
-# Below the ports that outgoing connections are given, of which there are many here: none of them
-# takes a port before its server does. Other test processes begin elsewhere.
-_ports = count(20_000 + os.getpid() % 100 * 100)
-
-
-def free_port() -> int:
-    for port in _ports:
-        with socket.socket() as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                listener.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
-    raise AssertionError("unreachable")
 
 
 class Server:
@@ -154,7 +139,8 @@ def environment(database_url: str, **others: str) -> dict[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith("BILLING_")
     }
-    return inherited | {"BILLING_DATABASE_URL": database_url, "BILLING_RATE_LIMITS": "off"} | others
+    given = {"BILLING_DATABASE_URL": database_url, "BILLING_RATE_LIMITS": "off"}
+    return inherited | given | settings_of(database_url) | others
 
 
 def verify_by_command(database_url: str) -> str:

@@ -76,6 +76,46 @@ def test_production_refuses_the_secret_for_development(environment: pytest.Monke
     assert message == "BILLING_JWT_SECRET must not be the secret for development."
 
 
+POSTGRESQL = {"BILLING_DATABASE_URL": "postgresql://billing:hunter2@db/billing"}
+DIRECT = {"BILLING_DIRECT_DATABASE_URL": "postgresql://billing:hunter2@db:6432/billing"}
+POOLED = {"BILLING_DATABASE_POOLED": "on"}
+
+
+def test_past_pgbouncer(environment: pytest.MonkeyPatch) -> None:
+    for name, value in (POSTGRESQL | DIRECT | POOLED).items():
+        environment.setenv(name, value)
+    settings = load_settings()
+    assert settings.database_pooled
+    assert settings.direct_url == DIRECT["BILLING_DIRECT_DATABASE_URL"]
+    assert "hunter2" not in repr(settings)
+
+
+@pytest.mark.parametrize("given", [POSTGRESQL | DIRECT, POSTGRESQL | POOLED])
+def test_pgbouncer_needs_a_way_past_it(
+    environment: pytest.MonkeyPatch, given: dict[str, str]
+) -> None:
+    assert fault(environment, **given) == (
+        "BILLING_DATABASE_POOLED and BILLING_DIRECT_DATABASE_URL need each other:"
+        " the latter leads past PgBouncer."
+    )
+
+
+@pytest.mark.parametrize("name", ["BILLING_READ_DATABASE_URL", "BILLING_DIRECT_DATABASE_URL"])
+@pytest.mark.parametrize("value", ["", "sqlite:///replica.db", "postgresql://hunter2@db"])
+def test_other_addresses_are_of_postgresql(
+    environment: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    complaint = f"{name} must be postgresql://USER:PASSWORD@HOST/DATABASE"
+    assert complaint in fault(environment, **POSTGRESQL | POOLED | {name: value})
+
+
+def test_sqlite_has_no_replica(environment: pytest.MonkeyPatch) -> None:
+    replica = POSTGRESQL["BILLING_DATABASE_URL"]
+    assert fault(environment, BILLING_READ_DATABASE_URL=replica) == (
+        "BILLING_READ_DATABASE_URL is for PostgreSQL, and BILLING_DATABASE_URL names SQLite."
+    )
+
+
 OLD, MENDED = (3, 51, 2), (3, 51, 3)
 ON_SQLITE = PRODUCTION | {"BILLING_DATABASE_URL": "sqlite:////var/lib/billing.db"}
 ON_POSTGRESQL = PRODUCTION | {"BILLING_DATABASE_URL": "postgresql://user@localhost/billing"}

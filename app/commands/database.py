@@ -34,7 +34,7 @@ async def distribute() -> None:
             async for table, done in distribution.distribute(database):
                 if table not in tasks:
                     tasks[table] = bars.add_task(table, total=None)
-                bars.update(tasks[table], total=done and 1, completed=done or 0)
+                bars.update(tasks[table], total=1 if done else None, completed=int(done))
     typer.echo(f"{len(tasks)} tables are spread over the cluster.")
 
 

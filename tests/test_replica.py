@@ -1,0 +1,276 @@
+"""What a replica answers, and what becomes of reads while it is behind, hung or gone: by real streaming replication."""
+
+import asyncio
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from app.config import Settings
+from app.database import PROMPT, Database, DatabaseUnavailable
+from app.metrics import REPLICA_READS
+from app.migrate import migrate
+from app.replica import following
+from tests.api import Api, add_people, serving
+from tests.conftest import new_database
+from tests.topology import Replica, replica_of, text_of
+from tests.world import MANDATE, PREPAY_USER, credit
+
+pytestmark = pytest.mark.anyio
+
+ARGUMENTS = f'mandateId: "{MANDATE}"'
+READ_AT_THE_REPLICA = {
+    "transactions": f"{{ transactions({ARGUMENTS}) {{ nodes {{ id }} }} }}",
+    "accounts": f"{{ accounts({ARGUMENTS}) {{ nodes {{ id }} }} }}",
+    "holds": f"{{ holds({ARGUMENTS}) {{ nodes {{ id }} }} }}",
+    "auditLog": f"{{ auditLog({ARGUMENTS}) {{ nodes {{ id }} }} }}",
+    "mandates": "{ mandates { nodes { id } } }",
+    "mandateUsers": f"{{ mandateUsers({ARGUMENTS}) {{ nodes {{ user {{ id }} }} }} }}",
+    "statistics": f"{{ statistics({ARGUMENTS}, period: YEAR, year: 2026) {{ totalCost }} }}",
+    "usage": f'{{ usage({ARGUMENTS}, from: "2026-01-01", to: "2026-02-01", granularity: DAY) {{ totalCost }} }}',
+}
+READ_AT_THE_PRIMARY = {
+    "balance": f'{{ balance({ARGUMENTS}, userId: "alice") {{ balance }} }}',
+    "spendCheck": f'{{ spendCheck({ARGUMENTS}, userId: "alice", amount: "1") {{ allowed }} }}',
+    "billingSettings": f"{{ billingSettings({ARGUMENTS}) {{ version }} }}",
+    "ledgerCheck": f"{{ ledgerCheck({ARGUMENTS}) {{ isConsistent }} }}",
+    "me": "{ balances { balance } }",
+}
+NEWEST = f"{{ transactions({ARGUMENTS}, first: 1) {{ nodes {{ description }} }} }}"
+ADD_CREDIT = """
+    mutation ($input: AddCreditInput!) {
+      addCredit(input: $input) { transaction { id } userErrors { code } }
+    }
+"""
+
+
+@pytest.fixture(scope="module")
+def replica(postgresql_server: str) -> Iterator[Replica]:
+    with replica_of(postgresql_server) as replica:
+        yield replica
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The replica may be behind for longer: this machine may have much else to do."""
+    monkeypatch.setattr("app.replica.MOST_BEHIND_SECONDS", 10)
+    monkeypatch.setattr("app.replica.CONNECT_SECONDS", 10)
+
+
+@pytest.fixture
+def durable_url(postgresql_server: str, replica: Replica) -> Iterator[str]:
+    """The address of a migrated database whose commits are flushed, as a replica needs it."""
+
+    async def prepare(address: str) -> None:
+        async with Database(address) as database:
+            await migrate(database)
+            async with database.read() as connection:
+                name = make_url(address).database
+                await connection.exec_driver_sql(
+                    f"ALTER DATABASE {name} SET synchronous_commit = on"
+                )
+
+    with new_database(postgresql_server) as address:
+        asyncio.run(prepare(address))
+        yield address
+
+
+@pytest.fixture
+def replica_url(durable_url: str, replica: Replica) -> Iterator[str]:
+    """Where the replica has that database."""
+    address = text_of(make_url(replica.address).set(database=make_url(durable_url).database))
+    replica.wait_for(address)
+    yield address
+    replica.signal(signal.SIGCONT)
+    replica.ask("SELECT pg_wal_replay_resume()")
+
+
+@pytest.fixture
+async def database(durable_url: str, replica_url: str) -> AsyncIterator[Database]:
+    async with (
+        Database(durable_url, waits=PROMPT) as database,
+        following(database, replica_url, PROMPT),
+    ):
+        yield database
+
+
+@pytest.fixture
+async def api(database: Database, durable_url: str, replica_url: str) -> AsyncIterator[Api]:
+    await add_people(database, model=PREPAY_USER)
+    settings = Settings(database_url=durable_url, read_database_url=replica_url, rate_limits=False)
+    async with serving(settings) as api:
+        yield api
+
+
+def reads() -> dict[str, float]:
+    """How many reads each has answered until now."""
+    return {who: REPLICA_READS.labels(who)._value.get() for who in ("replica", "primary")}
+
+
+def since(before: dict[str, float]) -> dict[str, float]:
+    return {who: count - before[who] for who, count in reads().items() if count > before[who]}
+
+
+async def where(connection: AsyncConnection) -> str:
+    """Who answers."""
+    found = await connection.execute(text("SELECT pg_is_in_recovery()"))
+    return "replica" if found.scalar_one() else "primary"
+
+
+async def is_back(database: Database) -> bool:
+    for _ in range(100):
+        if await database.reader.consult(where) == "replica":
+            return True
+        await asyncio.sleep(0.1)
+    return False
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("field", READ_AT_THE_REPLICA)
+async def test_lists_and_statistics_are_read_at_the_replica(api: Api, field: str) -> None:
+    before = reads()
+    await api.read("root", READ_AT_THE_REPLICA[field])
+    assert since(before) == {"replica": 1}
+
+
+@pytest.mark.parametrize("field", READ_AT_THE_PRIMARY)
+async def test_money_and_roles_are_read_at_the_primary(api: Api, field: str) -> None:
+    before = reads()
+    await api("root", READ_AT_THE_PRIMARY[field])
+    assert since(before) == {}
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("kind", ["transactions", "usage"])
+async def test_exports_are_read_at_the_replica(api: Api, kind: str) -> None:
+    days = "&from=2026-01-01&to=2026-02-01&granularity=DAY" if kind == "usage" else ""
+    before = reads()
+    response = await api.client.get(
+        f"/export/{kind}.csv?mandateId={MANDATE}{days}", headers=api.bearer("root")
+    )
+    assert response.status_code == 200
+    assert since(before) == {"replica": 1}
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("snapshot", [False, True])
+async def test_the_replica_is_who_answers(database: Database, snapshot: bool) -> None:
+    assert await database.reader.consult(where, snapshot=snapshot) == "replica"
+    assert await database.consult(where, snapshot=snapshot) == "primary"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_has_just_written_reads_it(api: Api, replica: Replica) -> None:
+    replica.ask("ALTER SYSTEM SET recovery_min_apply_delay = '30ms'")
+    replica.ask("SELECT pg_reload_conf()")
+    try:
+        before = reads()
+        for number in range(10):
+            given = {"mandateId": MANDATE, "userId": "alice", "amount": "1"}
+            given |= {"description": f"credit {number}", "idempotencyKey": f"key {number}"}
+            await api.read("root", ADD_CREDIT, input=given)
+            page = await api.read("root", NEWEST)
+            assert page["nodes"] == [{"description": f"credit {number}"}]
+        assert since(before) == {"replica": 10}
+    finally:
+        replica.ask("ALTER SYSTEM RESET recovery_min_apply_delay")
+        replica.ask("SELECT pg_reload_conf()")
+
+
+async def test_a_replica_that_is_behind_is_left_alone(
+    api: Api, database: Database, replica: Replica
+) -> None:
+    assert await is_back(database)
+    replica.ask("SELECT pg_wal_replay_pause()")
+    await credit(database, 1, "alice", description="unseen")
+    before = reads()
+    begun = time.monotonic()
+    for _ in range(5):
+        assert (await api.read("root", NEWEST))["nodes"] == [{"description": "unseen"}]
+    assert time.monotonic() - begun < 2
+    assert since(before) == {"primary": 5}
+    replica.ask("SELECT pg_wal_replay_resume()")
+    assert await is_back(database)
+
+
+@pytest.mark.parametrize("is_killed", [True, False])
+async def test_a_replica_that_is_gone_or_hangs_is_left_alone(
+    database: Database, replica: Replica, is_killed: bool
+) -> None:
+    assert await is_back(database)
+    if is_killed:
+        replica.kill()
+    else:
+        replica.signal(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        told = await asyncio.gather(*(database.reader.consult(where) for _ in range(20)))
+        assert set(told) == {"primary"}
+        assert time.monotonic() - begun < 1.5
+        begun = time.monotonic()
+        assert await database.reader.consult(where) == "primary"
+        assert time.monotonic() - begun < 0.2
+    finally:
+        if is_killed:
+            await asyncio.to_thread(replica.start)
+        else:
+            replica.signal(signal.SIGCONT)
+    assert await is_back(database)
+
+
+async def test_what_a_dying_replica_was_asked_the_primary_answers(
+    database: Database, replica: Replica
+) -> None:
+    assert await is_back(database)
+    asked: list[str] = []
+    begun = asyncio.Event()
+
+    async def question(connection: AsyncConnection) -> str:
+        asked.append(await where(connection))
+        begun.set()
+        if asked == ["replica"]:
+            await connection.execute(text("SELECT pg_sleep(10)"))
+        return asked[-1]
+
+    task = asyncio.create_task(database.reader.consult(question))
+    await begun.wait()
+    replica.kill()
+    try:
+        assert await task == "primary"
+        assert asked == ["replica", "primary"]
+    finally:
+        await asyncio.to_thread(replica.start)
+
+
+async def test_a_server_that_is_no_replica_of_ours_is_not_read(
+    durable_url: str, replica_url: str
+) -> None:
+    async with (
+        Database(durable_url) as database,
+        following(database, durable_url, PROMPT),
+    ):
+        assert database.reader is not database
+        assert await database.reader.consult(where) == "primary"
+        assert await database.reader.consult(where) == "primary"
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_statement_that_takes_too_long_is_not_run_twice(
+    durable_url: str, replica_url: str
+) -> None:
+    hasty = replace(PROMPT, statement=0.2)
+    asked: list[Any] = []
+
+    async def question(connection: AsyncConnection) -> None:
+        asked.append(connection)
+        await connection.execute(text("SELECT pg_sleep(5)"))
+
+    async with Database(durable_url) as database, following(database, replica_url, hasty):
+        with pytest.raises(DatabaseUnavailable):
+            await database.reader.consult(question)
+    assert len(asked) == 1
