@@ -13,6 +13,7 @@ from app.billing.errors import BillingError, RequestError
 from app.commands import cli
 from app.commands.shared import Failure
 from app.config import SettingsError
+from app.copying import CopyFailed
 from app.database import DatabaseUnavailable
 from app.demo import NotEmpty
 from app.distribution import CannotDistribute
@@ -38,6 +39,7 @@ def main() -> None:
     except (
         BackupFailed,
         CannotDistribute,
+        CopyFailed,
         Failure,
         NotEmpty,
         RequestError,

@@ -49,6 +49,8 @@ class Outcome:
     next_serial: int = 0
     bodies: list[bytes] = field(default_factory=list)
     """The answers where one was asked for, one for each request."""
+    milliseconds: list[float] = field(default_factory=list)
+    """Of each that counts, from its first request to its last answer."""
 
     @property
     def rate(self) -> float:
@@ -97,8 +99,8 @@ class _Run:
         self.outcome.next_serial += 1
         return self.outcome.next_serial
 
-    def take(self, bodies: list[bytes]) -> None:
-        """Counts what was answered; Unsound where it is wrong."""
+    def take(self, bodies: list[bytes], asked: float) -> None:
+        """Counts what was answered, and how long it took; Unsound where it is wrong."""
         self.outcome.bodies = self.outcome.bodies or bodies
         last, expected = bodies[-1], self.load.expected
         sound = (
@@ -110,6 +112,7 @@ class _Run:
         if now >= self._begun:
             self.outcome.answered += 1
             self.outcome.seconds = now - self._begun
+            self.outcome.milliseconds.append((now - asked) * 1000)
 
 
 class _Connection:
@@ -120,6 +123,7 @@ class _Connection:
         self._requests: tuple[bytes, ...] = ()
         self._bodies: list[bytes] = []
         self._serial = b""
+        self._asked = 0.0
         self._received = bytearray()
         self._begin = self._end = 0
         self.socket = socket.create_connection(("127.0.0.1", run.load.port))
@@ -135,6 +139,7 @@ class _Connection:
         self._serial = b"%0*d" % (len(SERIAL), serial)
         self._requests = requests[serial % len(requests)]
         self._bodies = []
+        self._asked = perf_counter()
         self._send(self._requests[0])
         return True
 
@@ -156,7 +161,7 @@ class _Connection:
             following = self._requests[len(self._bodies)]
             self._send(following.replace(HOLD.encode(), rest[: len(HOLD)]))
             return True
-        self._run.take(self._bodies)
+        self._run.take(self._bodies, self._asked)
         return self.begin()
 
     def _send(self, request: bytes) -> None:

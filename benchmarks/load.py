@@ -200,7 +200,7 @@ async def load(
     await migrate(database)
     await create_mandate(database)
     await _open_accounts(database, now - timedelta(DAYS))
-    async with _without_indexes(database, advance):
+    async with without_indexes(database, advance):
         await _post(database, rows - len(USERS), now, advance)
         async with database.engine.begin() as connection:
             await connection.exec_driver_sql(_MEMORY)
@@ -272,7 +272,7 @@ async def _open_accounts(database: Database, before: datetime) -> None:
 
 
 @asynccontextmanager
-async def _without_indexes(database: Database, advance: Advance) -> AsyncIterator[None]:
+async def without_indexes(database: Database, advance: Advance) -> AsyncIterator[None]:
     """The ledger's indexes and keys are made again at the end: one sort each, and no lookups."""
     async with database.engine.begin() as connection:
         keys: Sequence[Any] = (await connection.exec_driver_sql(_CONSTRAINTS)).all()

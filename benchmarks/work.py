@@ -122,7 +122,7 @@ def all_work(now: datetime) -> list[Work]:
             "hold",
             "hold and settle, 16 clients",
             GATEWAY,
-            [_hold_and_settle(user_id) for user_id in USERS],
+            [hold_and_settle(MANDATE, user_id) for user_id in USERS],
             connections=16,
             expected=(b'"status":"SETTLED"', 1),
             of_raw=0.5,
@@ -156,30 +156,33 @@ def _statistics(year: int) -> Work:
 
 
 def _record(count: int, **aims: Any) -> Work:
-    def step(first: int) -> Step:
-        events = [
-            {
-                "mandateId": MANDATE,
-                "userId": USERS[(first + place) % len(USERS)],
-                "amount": "0.004125",
-                "idempotencyKey": f"{count}-{SERIAL}-{place}",
-                "aicoreProvider": "openai",
-                "aicoreModel": "gpt-4o-mini",
-                "featureCode": "chat",
-            }
-            for place in range(count)
-        ]
-        return Step(_RECORD, {"input": {"events": events}}, "/usage", {"events": events})
-
     label = "recordUsage, 1 event" if count == 1 else f"recordUsage, {count:,} events"
-    steps = [[step(first)] for first in range(0, len(USERS), count)]
+    steps = [[record(MANDATE, USERS, count, first)] for first in range(0, len(USERS), count)]
     expected = (b'"outcome":"RECORDED"', count)
     return Work(f"record-{count}", label, GATEWAY, steps, expected=expected, **aims)
 
 
-def _hold_and_settle(user_id: str) -> list[Step]:
+def record(mandate_id: str, users: Sequence[str], count: int, first: int = 0) -> Step:
+    """So many events of one mandate, of its users in turn."""
+    events = [
+        {
+            "mandateId": mandate_id,
+            "userId": users[(first + place) % len(users)],
+            "amount": "0.004125",
+            "idempotencyKey": f"{count}-{SERIAL}-{place}",
+            "aicoreProvider": "openai",
+            "aicoreModel": "gpt-4o-mini",
+            "featureCode": "chat",
+        }
+        for place in range(count)
+    ]
+    return Step(_RECORD, {"input": {"events": events}}, "/usage", {"events": events})
+
+
+def hold_and_settle(mandate_id: str, user_id: str) -> list[Step]:
+    """One spend: money is set aside, and settled for less."""
     hold = {
-        "mandateId": MANDATE,
+        "mandateId": mandate_id,
         "userId": user_id,
         "amount": "0.02",
         "idempotencyKey": f"hold-{SERIAL}",
@@ -187,7 +190,7 @@ def _hold_and_settle(user_id: str) -> list[Step]:
         "featureCode": "chat",
     }
     settlement = {
-        "mandateId": MANDATE,
+        "mandateId": mandate_id,
         "holdId": HOLD,
         "amount": "0.004125",
         "aicoreModel": "gpt-4o-mini",

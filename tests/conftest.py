@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from app.config import Settings
 from app.database import Database
 from app.distribution import distribute
 from app.migrate import migrate
+from tests import sent
 from tests.api import Api, serving
 from tests.clusters import COORDINATOR, create_on_nodes, drop_on_nodes
 from tests.topology import Topology, meet_databases, pgbouncer, replica_of, settings_of
@@ -36,6 +37,7 @@ collect_ignore = [] if COORDINATOR else ["test_cluster.py"]
 
 Billing = Callable[..., tuple[int, str, str]]
 OnDatabase = Callable[..., Any]
+_SENT = pytest.StashKey[sent.Sent]()
 
 # What a crash may cost is no concern of a server that lives as long as one run.
 _FAST = [
@@ -71,6 +73,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    stack = ExitStack()
+    config.stash[_SENT] = stack.enter_context(sent.watching())
+    config.add_cleanup(stack.close)
+
+
+@pytest.fixture
+def sent_to_postgresql(pytestconfig: pytest.Config) -> sent.Sent:
+    """What of all that is sent names no mandate."""
+    return pytestconfig.stash[_SENT]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Generator[None]:
+    yield
+    _check_sent(item)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item) -> Generator[None]:
+    yield
+    _check_sent(item)
+
+
+def _check_sent(item: pytest.Item) -> None:
+    """Each statement of the application names its mandate."""
+    item.config.stash[_SENT].check()
 
 
 @pytest.fixture(scope="session")

@@ -41,12 +41,14 @@ def test_help_names_every_command(command: Billing) -> None:
     for name in (
         "serve",
         "migrate",
+        "distribute",
         "user-add",
         "user-erase",
         "token",
         "seed-demo",
         "import-usage",
         "export",
+        "copy-from",
         "verify-ledger",
         "export-schema",
     ):

@@ -269,15 +269,9 @@ def _visible(mandate_id: str, viewer: Viewer) -> Select[Any]:
 
 
 async def expire_holds(database: Database) -> int:
-    """Says in the rows what is so already: that their time is over. Returns how many.
-
-    A background job has no mandate: it first looks which ones have such holds.
-    """
-    async with database.read() as connection:
-        overdue = await connection.execute(select(holds.c.mandate_id).where(IS_OVERDUE).distinct())
-        mandate_ids = overdue.scalars().all()
+    """Says in the rows what is so already: that their time is over. Returns how many."""
     tidied = 0
-    for mandate_id in mandate_ids:
+    for mandate_id in await _mandates_with_overdue(database):
 
         async def unit(connection: AsyncConnection, mandate_id: str = mandate_id) -> int:
             done = await connection.execute(
@@ -289,3 +283,10 @@ async def expire_holds(database: Database) -> int:
 
         tidied += await database.write(unit)
     return tidied
+
+
+async def _mandates_with_overdue(database: Database) -> Sequence[str]:
+    """A background job has no mandate: it first looks which ones have such holds."""
+    async with database.read() as connection:
+        overdue = await connection.execute(select(holds.c.mandate_id).where(IS_OVERDUE).distinct())
+        return overdue.scalars().all()

@@ -1,13 +1,14 @@
 """The outbox: what is still to be told by e-mail and to webhooks. How it is sent is not decided here.
 
-A background job has no mandate, so what is due or too old is looked for across all of them, by
-statements that do not name one. Whatever becomes of one notice names its mandate.
+A background job has no mandate, so what is due or too old is looked for across all of them. Whatever
+becomes of it names its mandate.
 """
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, delete, func, select, update
+from sqlalchemy import ColumnElement, and_, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.enums import Channel
@@ -85,17 +86,25 @@ async def mail_settings(database: Database, mandate_id: str) -> Any:
 
 async def drop_old_webhooks(database: Database) -> int:
     """Gives up the webhooks older than MAX_WEBHOOK_AGE and says how many: the table stays bounded."""
-
-    async def unit(connection: AsyncConnection) -> int:
+    async with database.read() as connection:
         now = (await connection.execute(select(NOW))).scalar_one()
-        dropped = await connection.execute(
-            delete(outbox).where(
-                outbox.c.channel == Channel.WEBHOOK, outbox.c.created_at < now - MAX_WEBHOOK_AGE
-            )
-        )
-        return dropped.rowcount
+    is_old = and_(outbox.c.channel == Channel.WEBHOOK, outbox.c.created_at < now - MAX_WEBHOOK_AGE)
+    dropped = 0
+    for mandate_id in await _mandates_with(database, is_old):
 
-    return await database.write(unit)
+        async def unit(connection: AsyncConnection, mandate_id: str = mandate_id) -> int:
+            this = outbox.c.mandate_id == mandate_id
+            done = await connection.execute(delete(outbox).where(this, is_old))
+            return int(done.rowcount)
+
+        dropped += await database.write(unit)
+    return dropped
+
+
+async def _mandates_with(database: Database, is_old: ColumnElement[bool]) -> Sequence[str]:
+    async with database.read() as connection:
+        found = await connection.execute(select(outbox.c.mandate_id).where(is_old).distinct())
+        return found.scalars().all()
 
 
 async def waiting(connection: AsyncConnection) -> dict[Channel, tuple[int, float]]:

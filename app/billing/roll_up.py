@@ -1,6 +1,6 @@
 """The daily roll-up of cost: written with the rows it adds up, totalled when a day is over, rebuilt."""
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -70,6 +70,17 @@ def _together(table: Table, days: Iterable[Mapping[str, Any]]) -> list[dict[str,
 async def total_days(database: Database, now: datetime) -> None:
     """Totals the days that are over, in every mandate that has usage of them."""
     end = (now - OVER).date()
+    failure: DBAPIError | None = None
+    for mandate_id in await _mandates_to_total(database, end):
+        try:
+            await database.write(partial(_total_mandate, mandate_id=mandate_id, end=end))
+        except DBAPIError as error:  # of one mandate, which does not stop the others
+            failure = error
+    if failure:
+        raise failure
+
+
+async def _mandates_to_total(database: Database, end: date) -> Sequence[str]:
     query = select(settings.c.mandate_id).where(
         select(daily_usage.c.mandate_id)
         .where(
@@ -80,15 +91,7 @@ async def total_days(database: Database, now: datetime) -> None:
         .exists()
     )
     async with database.read() as connection:
-        mandate_ids = (await connection.execute(query)).scalars().all()
-    failure: DBAPIError | None = None
-    for mandate_id in mandate_ids:
-        try:
-            await database.write(partial(_total_mandate, mandate_id=mandate_id, end=end))
-        except DBAPIError as error:  # of one mandate, which does not stop the others
-            failure = error
-    if failure:
-        raise failure
+        return (await connection.execute(query)).scalars().all()
 
 
 async def _total_mandate(connection: AsyncConnection, mandate_id: str, end: date) -> None:

@@ -21,6 +21,7 @@ _COMMANDS: dict[str, Callable[..., Any]] = {
     "import-usage": data.import_usage,
     "export": data.write_export,
     "backup": database.back_up,
+    "copy-from": database.copy_from,
     "verify-ledger": ledger.verify_ledger,
     "rebuild-rollups": ledger.rebuild_rollups,
     "set-time-zone": ledger.set_time_zone,

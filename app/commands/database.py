@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 from rich.progress import TaskID
+from sqlalchemy import make_url
 
-from app import backup, distribution, migrate, revision
-from app.commands.shared import check_there, migrated, progress
-from app.config import load_settings
+from app import backup, copying, distribution, migrate, revision
+from app.commands.ledger import prove
+from app.commands.shared import Failure, check_there, migrated, missing_file, progress
+from app.config import Settings, load_settings
 from app.database import Database
 
 
@@ -48,3 +51,54 @@ def back_up(
     with progress() as bars:
         backup.back_up(settings.direct_url, file, bars)
     typer.echo(f"The database is in {file}.")
+
+
+async def copy_from(
+    url: Annotated[
+        str,
+        typer.Argument(metavar="URL", help="The old database, such as sqlite:///billing.db."),
+    ],
+) -> None:
+    """Copies all of another database into this one, which must be migrated and empty.
+
+    This is the way from SQLite to PostgreSQL.
+    Stop the servers first: what is written once it has begun is not copied.
+    The old database stays as it is; broken off, the new one stays empty.
+    """
+    settings = load_settings()
+    _check_url(url)
+    async with migrated(settings) as target, Database(url) as source:
+        await _check_old(source, url)
+        with progress() as bars:
+            task = bars.add_task("Copying", total=None)
+            copied = await copying.copy_database(
+                source, target, lambda done, total: bars.update(task, completed=done, total=total)
+            )
+        typer.echo(
+            f"{copied:,} rows are copied. Their proof follows, as by `billing verify-ledger`."
+        )
+        await prove(target)
+
+
+def _check_url(url: str) -> None:
+    """By the rules for BILLING_DATABASE_URL, whatever the other settings say of that one."""
+    try:
+        Settings(database_url=url)
+    except ValidationError as error:
+        for fault in error.errors(include_input=False, include_context=False):
+            if fault["loc"] == ("database_url",):
+                words = fault["msg"].removeprefix("Value error, ")
+                raise Failure(f"URL {words}.") from None
+    if file := missing_file(url):
+        raise Failure(f"There is no database {file}.")
+
+
+async def _check_old(source: Database, url: str) -> None:
+    try:
+        await revision.check_revision(source)
+    except revision.WrongRevision:
+        raise Failure(
+            f"The old database is not at revision {revision.revision_needed()}, which this program"
+            f" needs: let BILLING_DATABASE_URL name {make_url(url).render_as_string()} and run"
+            " `billing migrate`."
+        ) from None

@@ -32,12 +32,17 @@ async def migrated(settings: Settings, waits: Waits = PATIENT) -> AsyncIterator[
 
 
 def check_there(settings: Settings) -> None:
-    """To connect to SQLite would create an empty database, wherever the command happens to run."""
-    url = make_url(settings.direct_url)
-    file = Path(str(url.database)).absolute()
-    if url.get_backend_name() == "sqlite" and not file.exists():
+    """Refuses a command for a database that `billing migrate` has yet to create."""
+    if file := missing_file(settings.direct_url):
         way = "run `billing migrate` to create it, or set BILLING_DATABASE_URL"
         raise Failure(f"There is no database {file}: {way}.")
+
+
+def missing_file(database_url: str) -> Path | None:
+    """To connect to SQLite would create an empty database, wherever the command happens to run."""
+    url = make_url(database_url)
+    file = Path(str(url.database)).absolute()
+    return file if url.get_backend_name() == "sqlite" and not file.exists() else None
 
 
 @contextmanager
