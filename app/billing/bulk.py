@@ -8,36 +8,32 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
-    BindParameter,
     Table,
     TableValuedAlias,
     bindparam,
     column,
     func,
-    select,
-    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from app.billing.models import settings
 from app.statements import Statement
 
 Row = Mapping[str, Any]
 
 
 async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
-    """Inserts rows of one mandate, each with all columns of the table."""
+    """Inserts rows of a table, each with all of its columns."""
     if rows:
-        statement = _insertion(table, connection.dialect.name)
-        await _execute(connection, statement, tuple(table.c.keys()), rows)
+        names = tuple(table.c.keys())
+        await _execute(connection, _insertion(table, connection.dialect.name), names, rows)
 
 
 async def add_rows(
     connection: AsyncConnection, table: Table, sums: tuple[str, ...], rows: Sequence[Row]
 ) -> None:
-    """Inserts rows of one mandate, or adds their `sums` to what stands under their primary keys."""
+    """Inserts rows, or adds their `sums` to what stands under their primary keys."""
     if rows:
         names = (*(part.name for part in table.primary_key), *sums)
         # In one order, so that two units never wait for each other.
@@ -55,8 +51,7 @@ async def update_rows(
     """Sets these columns of a mandate's rows, which are found by their ids."""
     if rows:
         statement = _change(table, names, connection.dialect.name)
-        rows = [{"mandate_id": mandate_id, **row} for row in rows]
-        await _execute(connection, statement, ("mandate_id", "id", *names), rows)
+        await _execute(connection, statement, ("id", *names), rows, this_mandate_id=mandate_id)
 
 
 async def _execute(
@@ -64,14 +59,14 @@ async def _execute(
     statement: Statement,
     names: Sequence[str],
     rows: Sequence[Row],
+    **common: Any,
 ) -> None:
     if connection.dialect.name == "sqlite":
-        each = [{_given(name): row[name] for name in names} for row in rows]
+        each = [{_given(name): row[name] for name in names} | common for row in rows]
         await connection.execute(statement.query, each)
     else:
-        values: dict[str, Any] = {_given(name): [row[name] for row in rows] for name in names}
-        values[_given("mandate_id")] = rows[0]["mandate_id"]
-        await statement.rows(connection, **values)
+        arrays = {_given(name): [row[name] for row in rows] for name in names}
+        await statement.rows(connection, **arrays, **common)
 
 
 def _given(name: str) -> str:
@@ -83,13 +78,9 @@ def _values(table: Table, names: Sequence[str]) -> dict[str, Any]:
     return {name: bindparam(_given(name), type_=table.c[name].type) for name in names}
 
 
-def _mandate(table: Table) -> BindParameter[str]:
-    return bindparam(_given("mandate_id"), type_=table.c.mandate_id.type)
-
-
 def _arrays(table: Table, names: Sequence[str]) -> TableValuedAlias:
     """The rows as a table that PostgreSQL makes of the columns' arrays."""
-    types = {name: table.c[name].type for name in names if name != "mandate_id"}
+    types = {name: table.c[name].type for name in names}
     arrays = (bindparam(_given(name), type_=postgresql.ARRAY(kind)) for name, kind in types.items())
     columns = (column(name, kind) for name, kind in types.items())
     return func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
@@ -98,14 +89,7 @@ def _arrays(table: Table, names: Sequence[str]) -> TableValuedAlias:
 def _insert_into(table: Table, names: Sequence[str], dialect: str) -> Any:
     if dialect == "sqlite":
         return sqlite.insert(table).values(_values(table, names))
-    given = _arrays(table, names)
-    # By the settings row, which each mandate has: so Citus sees which shard all of it belongs to.
-    rows = (
-        select(*((settings if name == "mandate_id" else given).c[name] for name in names))
-        .join_from(settings, given, true())
-        .where(settings.c.mandate_id == _mandate(table))
-    )
-    return postgresql.insert(table).from_select(names, rows)
+    return postgresql.insert(table).from_select(names, _arrays(table, names).select())
 
 
 @cache
@@ -123,11 +107,13 @@ def _addition(table: Table, sums: tuple[str, ...], dialect: str) -> Statement:
 
 @cache
 def _change(table: Table, names: tuple[str, ...], dialect: str) -> Statement:
-    given: Any = (
-        _values(table, ("id", *names)) if dialect == "sqlite" else _arrays(table, ("id", *names)).c
-    )
+    if dialect == "sqlite":
+        given: Any = _values(table, ("id", *names))
+    else:
+        given = _arrays(table, ("id", *names)).c
+    mandate_id = bindparam("this_mandate_id", type_=table.c.mandate_id.type)
     return Statement(
         update(table)
-        .where(table.c.mandate_id == _mandate(table), table.c.id == given["id"])
+        .where(table.c.mandate_id == mandate_id, table.c.id == given["id"])
         .values({name: given[name] for name in names})
     )
