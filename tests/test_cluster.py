@@ -4,15 +4,16 @@ import asyncio
 
 import pytest
 import sqlalchemy as sa
+from alembic import command as alembic
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.operations import Operations
-from sqlalchemy import Connection, make_url, text
+from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.enums import BillingModel
 from app.database import Database
-from app.distribution import DIRECTORY, distribute, distributed_tables, kept
+from app.distribution import DIRECTORY, distribute, distributed_tables
 from app.migrate import migrate
 from tests.conftest import Billing
 from tests.servers import verify_by_command
@@ -124,41 +125,40 @@ async def test_one_that_was_stopped_goes_on(postgresql_url: str, steps: int) -> 
     assert verify_by_command(postgresql_url) == ""
 
 
-async def test_a_migration_keeps_the_layout(postgresql_url: str) -> None:
+async def test_a_migration_keeps_the_layout(
+    postgresql_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It adds a column and an index, and a table that refers to the directory and to an account."""
 
-    def upgrade(connection: Connection) -> None:
-        op = Operations(MigrationContext.configure(connection))
-        with kept(connection):
-            op.add_column("mandate", sa.Column("region", sa.String()))
-            op.add_column(
-                "transaction",
-                sa.Column("tokens", sa.BigInteger(), nullable=False, server_default="0"),
-            )
-            op.create_index("transaction_tokens", "transaction", ["mandate_id", "tokens"])
-            op.create_table(
-                "voucher",
-                sa.Column("mandate_id", sa.String(128), nullable=False),
-                sa.Column("id", sa.Uuid(), nullable=False),
-                sa.Column("account_id", sa.Uuid(), nullable=False),
-                sa.PrimaryKeyConstraint("mandate_id", "id"),
-                sa.ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
-                sa.ForeignKeyConstraint(
-                    ["mandate_id", "account_id"], ["account.mandate_id", "account.id"]
-                ),
-            )
-            op.execute(
-                "CREATE TRIGGER voucher_append_only BEFORE UPDATE OR DELETE ON voucher"
-                " FOR EACH ROW EXECUTE FUNCTION refuse_transaction_change()"
-            )
-
-    async def unit(connection: AsyncConnection) -> None:
-        await connection.run_sync(upgrade)
+    def upgrade(config: Config, _: str) -> None:
+        op = Operations(MigrationContext.configure(config.attributes["connection"]))
+        op.add_column("mandate", sa.Column("region", sa.String()))
+        op.add_column(
+            "transaction",
+            sa.Column("tokens", sa.BigInteger(), nullable=False, server_default="0"),
+        )
+        op.create_index("transaction_tokens", "transaction", ["mandate_id", "tokens"])
+        op.create_table(
+            "voucher",
+            sa.Column("mandate_id", sa.String(128), nullable=False),
+            sa.Column("id", sa.Uuid(), nullable=False),
+            sa.Column("account_id", sa.Uuid(), nullable=False),
+            sa.PrimaryKeyConstraint("mandate_id", "id"),
+            sa.ForeignKeyConstraint(["mandate_id"], ["mandate.id"]),
+            sa.ForeignKeyConstraint(
+                ["mandate_id", "account_id"], ["account.mandate_id", "account.id"]
+            ),
+        )
+        op.execute(
+            "CREATE TRIGGER voucher_append_only BEFORE UPDATE OR DELETE ON voucher"
+            " FOR EACH ROW EXECUTE FUNCTION refuse_transaction_change()"
+        )
 
     async with Database(postgresql_url) as database:
         await fill(database)
         await all_of(database)
-        await database.write(unit)
+        monkeypatch.setattr(alembic, "upgrade", upgrade)
+        await migrate(database)
         assert await layout(database) == LAYOUT | {"voucher": "distributed"}
         assert await colocation_groups(database) == 1
         await run_sql(
@@ -170,7 +170,6 @@ async def test_a_migration_keeps_the_layout(postgresql_url: str) -> None:
                 database,
                 "INSERT INTO voucher VALUES ('acme', gen_random_uuid(), gen_random_uuid())",
             )
-        await migrate(database)
         assert outcomes(await record(database, usage_event(1, mandate_id="acme"))) == ["RECORDED"]
 
 
