@@ -16,6 +16,7 @@ from app.config import SettingsError
 from app.copying import CopyFailed
 from app.database import DatabaseUnavailable
 from app.demo import NotEmpty
+from app.distribution import CannotDistribute
 from app.imports import WrongHeader
 from app.revision import WrongRevision
 
@@ -37,6 +38,7 @@ def main() -> None:
         _fail(error.message)
     except (
         BackupFailed,
+        CannotDistribute,
         CopyFailed,
         Failure,
         NotEmpty,

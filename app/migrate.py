@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app import distribution
 from app.database import Database
 from app.revision import MIGRATIONS, check_revision
 
@@ -34,7 +35,8 @@ async def migrate(database: Database, revision: str = "head") -> None:
     def upgrade(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        command.upgrade(_config(connection), revision)
+        with distribution.kept(connection):
+            command.upgrade(_config(connection), revision)
 
     async def unit(connection: AsyncConnection) -> None:
         await connection.run_sync(upgrade)

@@ -1,7 +1,8 @@
 """What every test can ask for: an empty, migrated database on SQLite and on PostgreSQL, and its event loop.
 
 PostgreSQL is the server that BILLING_TEST_DATABASE_URL names (its user must be allowed to create
-databases), else one that is started for the run.
+databases), else one that is started for the run; or the Citus cluster whose coordinator
+BILLING_TEST_CITUS_URL names: then migrated databases are distributed, too.
 """
 
 import asyncio
@@ -26,9 +27,11 @@ from app.__main__ import main
 from app.billing import models  # noqa: F401  (fills the metadata)
 from app.config import Settings
 from app.database import Database
+from app.distribution import distribute
 from app.migrate import migrate
 from tests import sent
 from tests.api import Api, serving
+from tests.clusters import COORDINATOR, create_on_nodes, drop_on_nodes
 from tests.topology import (
     Replica,
     Topology,
@@ -38,6 +41,8 @@ from tests.topology import (
     settings_of,
     text_of,
 )
+
+collect_ignore = [] if COORDINATOR else ["test_cluster.py"]
 
 Billing = Callable[..., tuple[int, str, str]]
 OnDatabase = Callable[..., Any]
@@ -55,8 +60,8 @@ _END_OTHERS = """
         AND backend_type = 'client backend'
 """
 _TABLES = [f'"{table.name}"' for table in reversed(SQLModel.metadata.sorted_tables)]
-# The ledger's triggers refuse to empty it.
-_EMPTY = "DO $$ BEGIN {} END $$".format(
+# The ledger's triggers refuse to empty it; and Citus empties what refers to the directory in turn.
+_EMPTY = "DO $$ BEGIN SET LOCAL citus.multi_shard_modify_mode = sequential; {} END $$".format(
     "".join(
         statement.format(table)
         for statement in (
@@ -111,7 +116,7 @@ def _check_sent(item: pytest.Item) -> None:
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[str]:
     """The address of a PostgreSQL server."""
-    if given := os.environ.get("BILLING_TEST_DATABASE_URL"):
+    if given := COORDINATOR or os.environ.get("BILLING_TEST_DATABASE_URL"):
         yield given
         return
     # The path of a Unix socket has 107 characters at most: pytest's own directories may be longer.
@@ -261,12 +266,19 @@ async def loop_outlives_sqlite() -> AsyncIterator[None]:
 
 
 @contextmanager
-def new_database(server: str) -> Iterator[str]:
-    """The address of a database without tables that lives meanwhile."""
+def new_database(server: str, *, spread: bool = True) -> Iterator[str]:
+    """The address of a database without tables that lives meanwhile; on a cluster on every node."""
     name = f"billing_test_{uuid.uuid4().hex}"
-    asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
+    on_nodes = spread and server == COORDINATOR
+    if on_nodes:
+        create_on_nodes(server, name)
+    else:
+        asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
     yield make_url(server).set(database=name).render_as_string(hide_password=False)
-    asyncio.run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
+    if on_nodes:
+        drop_on_nodes(server, name)
+    else:
+        asyncio.run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 async def _execute(address: str, *statements: str) -> None:
@@ -278,6 +290,9 @@ async def _execute(address: str, *statements: str) -> None:
 async def _migrate(address: str) -> None:
     async with Database(address) as database:
         await migrate(database)
+        if COORDINATOR and not database.is_sqlite:
+            async for _ in distribute(database):
+                pass
 
 
 @pytest.fixture

@@ -72,6 +72,9 @@ async def fill(address: str, rows: int) -> None:
     async with Database(address) as database:
         await add_mandate(database, users=VALUES["user_id"])
         async with database.engine.begin() as connection:
+            if not database.is_sqlite:  # Citus changes what refers to the directory in turn
+                sequential = "SET LOCAL citus.multi_shard_modify_mode = sequential"
+                await connection.exec_driver_sql(sequential)
             await connection.execute(insert(accounts), ACCOUNTS)
             slow = (await connection.exec_driver_sql(SLOW[database.is_sqlite])).all()
             for statement in (

@@ -374,9 +374,7 @@ async def watched(
     Nor is more held and spent than `funds`, where they are given. What settlements took beyond
     their holds is left out of that: it is booked whatever there is.
     """
-    of_account = (holds.c.mandate_id == accounts.c.mandate_id) & (
-        holds.c.account_id == accounts.c.id
-    )
+    of_account = (holds.c.mandate_id == mandate_id) & (holds.c.account_id == accounts.c.id)
     held = select(func.sum(holds.c.amount)).where(of_account, holds.c.status == HoldStatus.OPEN)
     beyond = select(func.sum(holds.c.settled_amount - holds.c.amount)).where(
         of_account, holds.c.settled_amount > holds.c.amount

@@ -13,18 +13,11 @@ from typing import Any
 from pglast import ast, parse_sql
 from pglast.enums import A_Expr_Kind, BoolExprType, JoinType, SetOperation, SubLinkType
 from pglast.parser import ParseError
-from sqlmodel import SQLModel
 
-from app.billing import models  # noqa: F401  (fills the metadata)
+from app.distribution import distributed_tables
 
 KEY = "mandate_id"
-REFERENCE = {"mandate", "membership", "user"}
-"""The directory: every node has a copy of it."""
-DISTRIBUTED = {
-    name
-    for name, table in SQLModel.metadata.tables.items()
-    if KEY in table.c and name not in REFERENCE
-}
+DISTRIBUTED = {table.name for table in distributed_tables()}
 
 _LIST = re.compile(r" IN \((\$\d+[\w:]*(?:\(\d+\))?)(?:, \$\d+[\w:]*(?:\(\d+\))?)+\)")
 _TEXT = re.compile(r"'(?:[^']|'')*'")

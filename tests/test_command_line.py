@@ -41,6 +41,7 @@ def test_help_names_every_command(command: Billing) -> None:
     for name in (
         "serve",
         "migrate",
+        "distribute",
         "user-add",
         "user-erase",
         "token",

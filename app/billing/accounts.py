@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import Select, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.alerts import update_alert_levels
@@ -15,7 +15,7 @@ from app.billing.checks import check_limit, difference, refuse_null
 from app.billing.enums import AccountType, BillingModel
 from app.billing.errors import BadInput, BillingError, Forbidden, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, funds
-from app.billing.held import HELD, IS_OPEN
+from app.billing.held import IS_OPEN, held
 from app.billing.models import accounts, holds, mandates, memberships, settings
 from app.billing.money import ZERO
 from app.billing.paging import Keyset, Page, PageArguments, fetch_page, once
@@ -80,13 +80,13 @@ _ACCOUNT = (
     accounts.c.credit_limit.label("own_credit_limit"),
     accounts.c.enabled,
     accounts.c.created_at,
-    HELD.label("held"),
 )
 
 
-def _account_query() -> Select[Any]:
+def _account_query(mandate: ColumnElement[bool]) -> Select[Any]:
+    """`mandate` as for `held`."""
     return (
-        select(*_TERMS, *_ACCOUNT)
+        select(*_TERMS, *_ACCOUNT, held(mandate).label("held"))
         .join_from(accounts, settings, settings.c.mandate_id == accounts.c.mandate_id)
         .join(mandates, mandates.c.id == accounts.c.mandate_id)
     )
@@ -118,8 +118,9 @@ def _account_view(row: Any) -> AccountView:
     )
 
 
+_OF_MANDATES = is_among(holds.c.mandate_id, "mandate_ids")
 _BY_ID = Statement(
-    _account_query().where(
+    _account_query(_OF_MANDATES).where(
         is_among(accounts.c.mandate_id, "mandate_ids"), is_among(accounts.c.id, "ids")
     )
 )
@@ -159,7 +160,9 @@ async def list_accounts(
 
     None where the mandate does not exist or is not the viewer's.
     """
-    query = _account_query().where(accounts.c.mandate_id == mandate_id)
+    query = _account_query(holds.c.mandate_id == mandate_id).where(
+        accounts.c.mandate_id == mandate_id
+    )
     if user_id is not None:
         query = query.where(accounts.c.user_id == user_id)
     if enabled is not None:
@@ -180,12 +183,12 @@ async def list_accounts(
 
     async def add_up(connection: AsyncConnection) -> AccountTotals:
         matching = query.with_only_columns(accounts.c.id, maintain_column_froms=True)
-        held = select(exact_sum(holds.c.amount)).where(
+        set_aside = select(exact_sum(holds.c.amount)).where(
             holds.c.mandate_id == mandate_id, holds.c.account_id.in_(matching), IS_OPEN
         )
         sums = query.with_only_columns(
             exact_sum(accounts.c.balance),
-            held.scalar_subquery(),
+            set_aside.scalar_subquery(),
             maintain_column_froms=True,
         )
         return AccountTotals(*(await connection.execute(sums)).one())
@@ -260,7 +263,7 @@ _PAYS = and_(
     or_(accounts.c.user_id.is_(None), is_among(accounts.c.user_id, "user_ids")),
 )
 _BY_USER = Statement(
-    select(*_TERMS, *_ACCOUNT)
+    select(*_TERMS, *_ACCOUNT, held(_OF_MANDATES).label("held"))
     .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
     .outerjoin(accounts, _PAYS)
     .where(is_among(settings.c.mandate_id, "mandate_ids"))

@@ -1,6 +1,8 @@
 """What open holds set aside. A hold counts until its time is over by the database's clock, tidied or not."""
 
-from sqlalchemy import and_, case, func, literal_column, select
+from decimal import Decimal
+
+from sqlalchemy import ColumnElement, ScalarSelect, and_, case, func, literal_column, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.enums import HoldStatus
@@ -23,9 +25,20 @@ HOLDS_AS_THEY_ARE = select(
 _OF_ACCOUNT = and_(
     holds.c.mandate_id == accounts.c.mandate_id, holds.c.account_id == accounts.c.id, IS_OPEN
 )
-HELD = select(exact_sum(holds.c.amount)).where(_OF_ACCOUNT).correlate(accounts).scalar_subquery()
-"""What is held on an account of the enclosing SELECT."""
-HAS_OPEN_HOLD = select(holds.c.id).where(_OF_ACCOUNT).correlate(accounts).exists()
+
+
+def held(mandate: ColumnElement[bool]) -> ScalarSelect[Decimal]:
+    """What is held on an account of the enclosing SELECT.
+
+    `mandate` says of `holds` once more which mandates: Citus does not conclude it from the account.
+    """
+    query = select(exact_sum(holds.c.amount)).where(_OF_ACCOUNT, mandate)
+    return query.correlate(accounts).scalar_subquery()
+
+
+def has_open_hold(mandate: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Whether anything is; as `held`."""
+    return select(holds.c.id).where(_OF_ACCOUNT, mandate).correlate(accounts).exists()
 
 
 async def count_open(connection: AsyncConnection) -> int:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pycountry
-from sqlalchemy import Select, func, literal, or_, select, true, update
+from sqlalchemy import Select, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.alerts import update_alert_levels
@@ -23,10 +23,9 @@ from app.billing.checks import (
 from app.billing.enums import AccountType, BillingModel
 from app.billing.errors import BillingError, UserErrorCode
 from app.billing.funds import PAYING_ACCOUNT, provider_allowed
-from app.billing.held import HAS_OPEN_HOLD
-from app.billing.models import accounts, mandates, settings
+from app.billing.held import has_open_hold
+from app.billing.models import accounts, holds, mandates, settings
 from app.billing.money import ZERO, check_amount
-from app.billing.types import Identifier
 from app.billing.viewer import Viewer, mandate_not_found, sees
 from app.database import Database
 
@@ -74,8 +73,9 @@ async def find_and_lock_settings(
         # PostgreSQL lets every new spend share the row past a change that waits for it, so that a
         # change of a busy mandate would wait for ever. Advisory locks queue in the order asked.
         queue = func.pg_advisory_xact_lock if change else func.pg_advisory_xact_lock_shared
-        key = func.hashtextextended(literal(mandate_id, Identifier()), 0)
-        query = query.join(select(queue(key).label("turn")).cte("turn"), true())
+        turn = select(queue(func.hashtextextended(settings.c.mandate_id, 0)).label("turn"))
+        # Of the mandate's row, so that it goes to the mandate's shard with the rest.
+        query = query.join(turn.where(settings.c.mandate_id == mandate_id).cte("turn"), true())
     return (await connection.execute(query)).first()
 
 
@@ -221,7 +221,10 @@ async def _check_model_change(connection: AsyncConnection, stored: Any, model: s
             .where(
                 accounts.c.mandate_id == stored.mandate_id,
                 accounts.c.account_type != AccountType.UNLIMITED,
-                or_(accounts.c.balance != ZERO, HAS_OPEN_HOLD),
+                or_(
+                    accounts.c.balance != ZERO,
+                    has_open_hold(holds.c.mandate_id == stored.mandate_id),
+                ),
             )
             .order_by(accounts.c.id)
             .with_for_update()

@@ -13,6 +13,7 @@ from app.commands import data, database, ledger, serving, users
 _COMMANDS: dict[str, Callable[..., Any]] = {
     "serve": serving.serve,
     "migrate": database.upgrade,
+    "distribute": database.distribute,
     "user-add": users.user_add,
     "user-erase": users.user_erase,
     "token": users.token,

@@ -7,9 +7,10 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from rich.progress import TaskID
 from sqlalchemy import make_url
 
-from app import backup, copying, migrate, revision
+from app import backup, copying, distribution, migrate, revision
 from app.commands.ledger import prove
 from app.commands.shared import Failure, check_there, migrated, missing_file, progress
 from app.config import Settings, load_settings
@@ -21,6 +22,23 @@ async def upgrade() -> None:
     async with Database(load_settings().direct_url) as database:
         await migrate.migrate(database)
     typer.echo(f"The database is at revision {revision.revision_needed()}.")
+
+
+async def distribute() -> None:
+    """Spreads the database over a Citus cluster: its tables, empty or filled, and what is new since.
+
+    Stop the servers first: each table's writes wait while it is copied, and a spend needs several.
+    Run again, it goes on where it was stopped.
+    """
+    settings = load_settings()
+    async with migrated(settings) as database:
+        with progress() as bars:
+            tasks: dict[str, TaskID] = {}
+            async for table, done in distribution.distribute(database):
+                if table not in tasks:
+                    tasks[table] = bars.add_task(table, total=None)
+                bars.update(tasks[table], total=1 if done else None, completed=int(done))
+    typer.echo(f"{len(tasks)} tables are spread over the cluster.")
 
 
 def back_up(

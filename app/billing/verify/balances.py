@@ -79,7 +79,7 @@ def _shown(name: str, value: int) -> str:
 async def verify_accounts_exist(connection: AsyncConnection, check: LedgerCheck) -> None:
     """A database whose foreign keys were off may have lost an account and kept its history."""
     owner = exists().where(
-        accounts.c.mandate_id == transactions.c.mandate_id,
+        accounts.c.mandate_id == check.mandate_id,
         accounts.c.id == transactions.c.account_id,
     )
     query = (

@@ -47,10 +47,10 @@ async def verify_holds(connection: AsyncConnection, check: LedgerCheck) -> None:
                 _this.amount,
                 func.coalesce(holds.c.settled_amount, _this.amount),  # the status says it already
             ),
-            "the number of settlements of the hold of {}": _only_one("hold_id"),
+            "the number of settlements of the hold of {}": _only_one("hold_id", check.mandate_id),
         },
     )
-    settlement = exists().where(_this.mandate_id == holds.c.mandate_id, _this.hold_id == holds.c.id)
+    settlement = exists().where(_this.mandate_id == check.mandate_id, _this.hold_id == holds.c.id)
     unsettled = select(holds.c.account_id, holds.c.id, holds.c.settled_amount).where(
         holds.c.mandate_id == check.mandate_id, holds.c.status == _SETTLED, ~settlement
     )
@@ -84,7 +84,7 @@ async def verify_reversals(connection: AsyncConnection, check: LedgerCheck) -> N
                 _other.reference_type,
                 case((final, literal("one that can be undone")), else_=_other.reference_type),
             ),
-            "the number of reversals of what {} undoes": _only_one("reverses_id"),
+            "the number of reversals of what {} undoes": _only_one("reverses_id", check.mandate_id),
         },
     )
 
@@ -113,9 +113,9 @@ async def verify_transfers(connection: AsyncConnection, check: LedgerCheck) -> N
     )
 
 
-def _only_one(link: str) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+def _only_one(link: str, mandate_id: str) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     """How many transactions name the same other end; the unique index that sees to it may be gone."""
-    alike = and_(_other.mandate_id == _this.mandate_id, _other[link] == _this[link])
+    alike = and_(_other.mandate_id == mandate_id, _other[link] == _this[link])
     counted = select(func.count()).select_from(_table).where(alike).correlate(transactions)
     return counted.scalar_subquery(), literal(1)
 
