@@ -196,7 +196,7 @@ async def test_a_request_while_the_pool_is_used_up(
 ) -> None:
     await add_people(database)
     async with Database(database_url, pool_size=1, waits=PROMPT) as used_up:
-        monkeypatch.setattr("app.server.Database", lambda url, waits: used_up)
+        monkeypatch.setattr("app.server.Database", lambda *_, **__: used_up)
         async with serving(Settings(rate_limits=False)) as api:
             async with used_up.read(), used_up.read():
                 status, codes, seconds = await ask(api, READ)
