@@ -47,8 +47,8 @@ _REPLAYED = """
 logger = logging.getLogger("billing.replica")
 
 
-class _NotAsFar(Exception):
-    """The replica is behind the primary, or follows another one."""
+class _Unfit(Exception):
+    """The replica cannot answer yet; the message says what it is."""
 
 
 @asynccontextmanager
@@ -95,8 +95,8 @@ class _Replica:
             ready = await self._once_as_far()
             try:
                 answer = await read(self._replica, ready)
-            except _NotAsFar:
-                self._leave_alone("behind")
+            except _Unfit as fault:
+                self._leave_alone(str(fault))
             except DatabaseUnavailable as error:
                 if took_too_long(error.__cause__):  # and would again
                     raise
@@ -115,7 +115,7 @@ class _Replica:
         async def is_as_far(driver: Any) -> bool:
             found = await driver.fetchrow(_REPLAYED)
             if found is None or found["system_identifier"] != system:
-                raise _NotAsFar
+                raise _Unfit("none of this primary")
             behind = position - found["pg_wal_lsn_diff"]
             REPLICA_LAG.set(max(behind, 0))
             return bool(behind <= 0)
@@ -126,7 +126,7 @@ class _Replica:
                     while not await is_as_far(driver):  # noqa: ASYNC110  (another server's log)
                         await asyncio.sleep(LOOK_AGAIN_SECONDS)
             except TimeoutError:
-                raise _NotAsFar from None
+                raise _Unfit("behind") from None
             except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
                 raise DatabaseUnavailable from error
 

@@ -212,7 +212,7 @@ async def test_what_a_dying_replica_was_asked_the_primary_answers(
 
 
 async def test_a_server_that_is_no_replica_of_ours_is_not_read(
-    durable_url: str, replica_url: str
+    durable_url: str, replica_url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with (
         Database(durable_url) as database,
@@ -221,6 +221,7 @@ async def test_a_server_that_is_no_replica_of_ours_is_not_read(
         assert database.reader is not database
         assert await database.reader.consult(where) == "primary"
         assert await database.reader.consult(where) == "primary"
+    assert caplog.messages == ["The replica is none of this primary: the primary answers."]
 
 
 @pytest.mark.usefixtures("patient")
