@@ -245,14 +245,16 @@ def meet_databases(patch: pytest.MonkeyPatch) -> None:
         if "BILLING_DATABASE_POOLED" in settings:
             options |= {"pooled": True, "direct_url": settings["BILLING_DIRECT_DATABASE_URL"]}
         init(self, url, *arguments, **options)
-        self.following = following(self, settings.get("BILLING_READ_DATABASE_URL"), self._waits)
+        self.met_at, self.followed = url, []
 
     async def follow(self: Any) -> Database:
-        await self.following.__aenter__()
+        replica = settings_of(self.met_at).get("BILLING_READ_DATABASE_URL")
+        self.followed.append(following(self, replica, self._waits))
+        await self.followed[-1].__aenter__()
         return await enter(self)
 
     async def follow_no_more(self: Any, *_: object) -> None:
-        await self.following.__aexit__(None, None, None)
+        await self.followed.pop().__aexit__(None, None, None)
         await leave(self)
 
     patch.setattr(Database, "__init__", with_settings)
