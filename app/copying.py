@@ -4,12 +4,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import MetaData, Row, Table, exists, func, insert, select, text
+from sqlalchemy import Row, Table, exists, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
 
 from app.billing import models  # noqa: F401  (fills the metadata)
 from app.database import Database
+from app.lease import leases
 
 Advance = Callable[[int, int], None]
 """Is told how many rows of how many are copied."""
@@ -27,12 +28,9 @@ class CopyFailed(Exception):
     """Nothing is copied; the message says why."""
 
 
-def lasting_tables(metadata: MetaData = SQLModel.metadata) -> Sequence[Table]:
-    """What is copied, each table after those that it refers to.
-
-    All but those whose rows mean nothing to another server: `info={"lasting": False}` says so.
-    """
-    return [table for table in metadata.sorted_tables if table.info.get("lasting", True)]
+def copied_tables() -> Sequence[Table]:
+    """Each after those that it refers to; a lease means nothing elsewhere."""
+    return [table for table in SQLModel.metadata.sorted_tables if table is not leases]
 
 
 async def copy_database(source: Database, target: Database, advance: Advance) -> int:
@@ -57,7 +55,7 @@ async def _check_pair(read: AsyncConnection, written: AsyncConnection) -> None:
         await written.exec_driver_sql(f"LOCK TABLE {_names(written)} IN EXCLUSIVE MODE")
     filled = [
         table.name
-        for table in lasting_tables()
+        for table in copied_tables()
         if await written.scalar(select(exists(select(1).select_from(table))))
     ]
     if filled:
@@ -73,7 +71,7 @@ async def _identity(connection: AsyncConnection) -> Any:
 
 
 async def _copy(read: AsyncConnection, written: AsyncConnection, advance: Advance) -> int:
-    sizes = {table: await _count(read, table) for table in lasting_tables()}
+    sizes = {table: await _count(read, table) for table in copied_tables()}
     done, total = 0, sum(sizes.values())
     for table, size in sizes.items():
         async with read.stream(select(table).execution_options(yield_per=_ROWS)) as rows:
@@ -108,7 +106,7 @@ async def _insert(connection: AsyncConnection, table: Table, rows: Sequence[Row[
 
 def _names(connection: AsyncConnection) -> str:
     quoted = connection.dialect.identifier_preparer.format_table
-    return ", ".join(map(quoted, lasting_tables()))
+    return ", ".join(map(quoted, copied_tables()))
 
 
 async def _count(connection: AsyncConnection, table: Table) -> int:

@@ -33,17 +33,12 @@ logger = logging.getLogger("billing.lease")
 
 
 class Lease(SQLModel, table=True):
-    """A part that one process at a time plays. It is nobody's money: no `mandate_id`, on no shard.
-
-    On Citus that makes it a reference table, or a local one of the coordinator.
-    """
+    """A part that one process at a time plays. It is no mandate's: a cluster's coordinator keeps it."""
 
     name: str = Field(sa_type=String, primary_key=True)
     holder: str = Field(sa_type=String)
     """For people: host and process. The rest makes it unique: both may come again."""
     until: datetime = Field(sa_type=Instant)
-
-    __table_args__ = {"info": {"lasting": False}}
 
 
 leases = SQLModel.metadata.tables[str(Lease.__tablename__)]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, MetaData, Table, func, select
+from sqlalchemy import Column, func, select
 
 from app import copying
 from app.billing.models import users
@@ -45,7 +45,7 @@ from tests.world import (
     usage_event,
 )
 
-ALL = copying.lasting_tables()
+ALL = copying.copied_tables()
 LARGEST = "999999.999999999"
 TEXT = "Zürich, 中文, 🧾 'quoted' \\N\t\"\n"
 
@@ -322,13 +322,6 @@ def test_an_unknown_old_database(copy: Billing, tmp_path: Path) -> None:
     assert (code, out, error.count("\n")) == (1, "", 1)
     assert error.startswith("billing: The database cannot be reached: ")
     assert "hunter2" not in error
-
-
-def test_what_means_nothing_to_another_server_is_left_out() -> None:
-    metadata = MetaData()
-    kept = Table("kept", metadata)
-    Table("left_out", metadata, info={"lasting": False})
-    assert copying.lasting_tables(metadata) == [kept]
 
 
 @pytest.mark.parametrize("target_url", ["postgresql"], indirect=True)
