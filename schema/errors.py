@@ -12,6 +12,7 @@ from strawberry.utils.str_converters import to_camel_case
 
 from app.billing.errors import BillingError, RequestError, Unavailable, UserErrorCode
 from app.database import DatabaseUnavailable
+from app.faults import reason_of
 from app.metrics import ERRORS
 
 P = ParamSpec("P")

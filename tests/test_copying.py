@@ -222,6 +222,41 @@ def test_a_row_that_is_refused_is_one_line(
     assert is_empty(target_url)
 
 
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+@pytest.mark.parametrize(
+    ("statement", "told"),
+    [
+        # What it may not hold would be written as NULL.
+        (
+            "UPDATE hold SET workflow_id = 'flow' || char(0)",
+            "Of 3 values of workflow_id of hold, 0 have arrived.",
+        ),
+        (
+            "UPDATE audit_event SET actor_id = printf('%0129d', 1)",
+            "values of actor_id of audit_event,",
+        ),
+        (
+            "UPDATE account SET created_at = 'once'",
+            "A row of account holds what it may not: ValueError.",
+        ),
+    ],
+)
+def test_a_value_that_cannot_be_copied_is_one_line(
+    copy: Billing,
+    on_database: OnDatabase,
+    database_url: str,
+    target_url: str,
+    statement: str,
+    told: str,
+) -> None:
+    on_database(fill)
+    on_database(run_sql, statement)
+    code, out, error = copy(database_url)
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    assert told in error
+    assert is_empty(target_url)
+
+
 @pytest.mark.parametrize("target_url", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_row_that_does_not_arrive_is_missed(
