@@ -2,7 +2,8 @@
 
 A row of a distributed table lies on the shard of its mandate_id. A statement names the mandate of each
 such table that it reads or writes, in every part of it: by a value, by a list of values, or by
-equality with a column that has such a value. Else the database must ask every shard.
+equality with a column that has such a value. Else the database must ask every shard. Rows that are
+inserted are given as values, or are read from such a table: else they are made on the coordinator.
 """
 
 import re
@@ -104,14 +105,17 @@ class _Query:
     def _insert(self, node: ast.InsertStmt) -> Outputs:
         self._read_common(node.withClause)
         names = [column.name for column in node.cols or ()]
+        source = _Query(self.problems, self)
         values: Outputs = []
         if node.selectStmt is not None:
-            values = _Query(self.problems, self).read(node.selectStmt)
+            values = source.read(node.selectStmt)
         table = node.relation.relname
         if table in DISTRIBUTED and not (
             KEY in names and len(values) > names.index(KEY) and values[names.index(KEY)][1]
         ):
             self.problems.append(f"a row of {table} is given no {KEY}")
+        elif table in DISTRIBUTED and not (source.tables or node.selectStmt.valuesLists):
+            self.problems.append(f"a row of {table} is made on no shard")
         self._name(node.relation)
         self.tables.clear()  # its rows are where they were put
         self.lists.add(self.names[-1])

@@ -72,9 +72,9 @@ def test_all_but_the_directory_is_distributed() -> None:
         " AND (amount, id) < ($2, $3) ORDER BY amount DESC LIMIT 3 FOR UPDATE",
         # changes
         "INSERT INTO account (id, mandate_id) VALUES ($1, $2), ($3, $4) ON CONFLICT DO NOTHING",
-        "INSERT INTO daily_usage (mandate_id, cost) SELECT given.mandate_id, given.cost"
-        " FROM unnest($1::VARCHAR[], $2::BIGINT[]) AS given (mandate_id, cost)"
-        " ON CONFLICT (mandate_id) DO UPDATE SET cost = daily_usage.cost + excluded.cost",
+        "INSERT INTO daily_usage (mandate_id, cost) SELECT s.mandate_id, given.cost"
+        " FROM billing_settings AS s JOIN unnest($1::BIGINT[]) AS given (cost) ON true"
+        " WHERE s.mandate_id = $2 ON CONFLICT (mandate_id) DO UPDATE SET cost = daily_usage.cost + excluded.cost",
         "INSERT INTO daily_total (mandate_id, cost)"
         " SELECT mandate_id, sum(cost) FROM daily_usage WHERE mandate_id = $1 GROUP BY mandate_id",
         "UPDATE account SET balance = given.b FROM unnest($1::UUID[], $2::BIGINT[]) AS given (id, b)"
@@ -136,6 +136,11 @@ def test_a_statement_that_names_its_mandate(statement: str) -> None:
         ("INSERT INTO account VALUES ($1, $2)", "a row of account is given no mandate_id"),
         ("INSERT INTO account (id, mandate_id) VALUES ($1, DEFAULT)", "a row of account"),
         ("INSERT INTO daily_total (mandate_id) SELECT id FROM mandate", "a row of daily_total"),
+        # A cluster makes such rows on its coordinator, and copies them.
+        ("INSERT INTO daily_usage (mandate_id, cost) SELECT given.mandate_id, given.cost"
+         " FROM unnest($1::VARCHAR[], $2::BIGINT[]) AS given (mandate_id, cost)", "made on no shard"),
+        ("INSERT INTO daily_usage (mandate_id) SELECT m.id FROM mandate m WHERE m.id = $1",
+         "made on no shard"),
         ("INSERT INTO daily_total (cost, mandate_id) SELECT $1, $2 FROM daily_usage", "daily_usage names"),
         ("UPDATE account SET balance = 0 WHERE id = $1", "account names no mandate_id"),
         ("UPDATE account SET balance = h.amount FROM hold h WHERE h.account_id = account.id"
