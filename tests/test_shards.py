@@ -53,14 +53,12 @@ def test_all_but_the_directory_is_distributed() -> None:
         " ON h.mandate_id = m.id AND h.account_id = a.id WHERE m.id = $1",
         "SELECT 1 FROM membership WHERE user_id = $1",
         # queries within queries
-        "SELECT (SELECT sum(h.amount) FROM hold h WHERE h.mandate_id = a.mandate_id)"
+        "SELECT (SELECT sum(h.amount) FROM hold h WHERE h.mandate_id = $1 AND h.account_id = a.id)"
         " FROM account a WHERE a.mandate_id = $1",
-        "SELECT 1 FROM account a WHERE a.mandate_id = $1"
-        " AND EXISTS (SELECT 1 FROM hold h WHERE h.mandate_id = a.mandate_id)",
         "SELECT 1 FROM (SELECT mandate_id AS m, id FROM account WHERE mandate_id = $1) AS a"
         " JOIN hold h ON h.mandate_id = a.m",
         "SELECT 1 FROM account a JOIN LATERAL (SELECT id FROM hold h"
-        " WHERE h.mandate_id = a.mandate_id) AS x ON true WHERE a.mandate_id = $1",
+        " WHERE h.mandate_id = $1 AND h.account_id = a.id) AS x ON true WHERE a.mandate_id = $1",
         "WITH a AS (SELECT mandate_id FROM account WHERE mandate_id = $1)"
         " SELECT 1 FROM hold JOIN a ON hold.mandate_id = a.mandate_id",
         "WITH RECURSIVE d(m, day) AS (SELECT mandate_id, min(local_date) FROM daily_usage"
@@ -121,6 +119,13 @@ def test_a_statement_that_names_its_mandate(statement: str) -> None:
          " WHERE m.user_id = $1", "account as a"),
         ("SELECT (SELECT sum(h.amount) FROM hold h WHERE h.account_id = a.id)"
          " FROM account a WHERE a.mandate_id = $1", "hold as h"),
+        # What a query says is not said of one within it.
+        ("SELECT (SELECT sum(h.amount) FROM hold h WHERE h.mandate_id = a.mandate_id)"
+         " FROM account a WHERE a.mandate_id = $1", "hold as h"),
+        ("SELECT 1 FROM account a WHERE a.mandate_id = $1"
+         " AND EXISTS (SELECT 1 FROM hold h WHERE h.mandate_id = a.mandate_id)", "hold as h"),
+        ("SELECT 1 FROM account a JOIN LATERAL (SELECT id FROM hold h"
+         " WHERE h.mandate_id = a.mandate_id) AS x ON true WHERE a.mandate_id = $1", "hold as h"),
         # What a query within another one says is not said of the other.
         ("SELECT 1 FROM account a WHERE EXISTS (SELECT 1 FROM hold h"
          " WHERE h.mandate_id = $1 AND a.mandate_id = $1)", "account as a"),
