@@ -167,14 +167,14 @@ class Settings(BaseSettings):
     @field_validator("database_url")
     @classmethod
     def _check_database_url(cls, value: str) -> str:
-        return _check_database_url(value, *_DATABASES)
+        return check_database_url(value)
 
     @field_validator("direct_database_url", "read_database_url")
     @classmethod
     def _check_other_database_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("database_url", value).startswith("sqlite:"):
             raise ValueError(f"is for PostgreSQL, and {_PREFIX}DATABASE_URL names SQLite")
-        return None if value is None else _check_database_url(value, "postgresql")
+        return None if value is None else check_database_url(value, "postgresql")
 
     @field_validator("database_pooled")
     @classmethod
@@ -301,11 +301,13 @@ class Settings(BaseSettings):
         return value
 
 
-def _check_database_url(value: str, *drivers: str) -> str:
+def check_database_url(value: str, *drivers: str) -> str:
+    """The address of a database, of these kinds alone where they are given; ValueError says what is wrong, and shows no password."""
     try:
         url = make_url(value)
     except (ArgumentError, ValueError):  # their words may quote the password
         url = None
+    drivers = drivers or tuple(_DATABASES)
     if url is None or url.drivername not in drivers or not url.database:
         raise ValueError(f"must be {' or '.join(_DATABASES[driver] for driver in drivers)}")
     if url.drivername == "sqlite" and url.database == ":memory:":

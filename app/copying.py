@@ -1,15 +1,16 @@
 """Every row of one database copied into another, be it of the same kind or not: the way from SQLite to PostgreSQL."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import MetaData, Row, Table, exists, func, insert, select, text
+from sqlalchemy import Row, Table, exists, func, insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel import SQLModel
 
 from app.billing import models  # noqa: F401  (fills the metadata)
 from app.database import Database
+from app.lease import leases
 
 Advance = Callable[[int, int], None]
 """Is told how many rows of how many are copied."""
@@ -27,12 +28,9 @@ class CopyFailed(Exception):
     """Nothing is copied; the message says why."""
 
 
-def lasting_tables(metadata: MetaData = SQLModel.metadata) -> Sequence[Table]:
-    """What is copied, each table after those that it refers to.
-
-    All but those whose rows mean nothing to another server: `info={"lasting": False}` says so.
-    """
-    return [table for table in metadata.sorted_tables if table.info.get("lasting", True)]
+def copied_tables() -> Sequence[Table]:
+    """Each after those that it refers to; a lease means nothing elsewhere."""
+    return [table for table in SQLModel.metadata.sorted_tables if table is not leases]
 
 
 async def copy_database(source: Database, target: Database, advance: Advance) -> int:
@@ -57,7 +55,7 @@ async def _check_pair(read: AsyncConnection, written: AsyncConnection) -> None:
         await written.exec_driver_sql(f"LOCK TABLE {_names(written)} IN EXCLUSIVE MODE")
     filled = [
         table.name
-        for table in lasting_tables()
+        for table in copied_tables()
         if await written.scalar(select(exists(select(1).select_from(table))))
     ]
     if filled:
@@ -73,16 +71,24 @@ async def _identity(connection: AsyncConnection) -> Any:
 
 
 async def _copy(read: AsyncConnection, written: AsyncConnection, advance: Advance) -> int:
-    sizes = {table: await _count(read, table) for table in lasting_tables()}
-    done, total = 0, sum(sizes.values())
+    sizes = {table: await _count(read, table) for table in copied_tables()}
+    done, total = 0, sum(size["rows"] for size in sizes.values())
     for table, size in sizes.items():
-        async with read.stream(select(table).execution_options(yield_per=_ROWS)) as rows:
-            async for batch in rows.partitions():
-                await _insert(written, table, batch)
-                done += len(batch)
-                advance(done, total)
-        if (found := await _count(written, table)) != size:
-            raise CopyFailed(f"Of {size:,} rows of {table.name}, {found:,} have arrived.")
+        try:
+            async with read.stream(select(table).execution_options(yield_per=_ROWS)) as rows:
+                async for batch in rows.partitions():
+                    await _insert(written, table, batch)
+                    done += len(batch)
+                    advance(done, total)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise CopyFailed(
+                f"A row of {table.name} holds what it may not: {type(error).__name__}."
+            ) from error
+        for name, count in (await _count(written, table)).items():
+            if count != size[name]:
+                raise CopyFailed(
+                    f"Of {size[name]:,} {name} of {table.name}, {count:,} have arrived."
+                )
     if written.dialect.name == "postgresql":  # else the first plans would be those of empty tables
         await written.exec_driver_sql(f"ANALYZE {_names(written)}")
     return total
@@ -103,13 +109,18 @@ async def _insert(connection: AsyncConnection, table: Table, rows: Sequence[Row[
             table.name, columns=table.c.keys(), records=zip(*columns, strict=True)
         )
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise CopyFailed(f"The new database refused a row of {table.name}: {error}") from error
+        raise CopyFailed(
+            f"The new database refused a row of {table.name}: {error.args[0]}"
+        ) from error
 
 
 def _names(connection: AsyncConnection) -> str:
     quoted = connection.dialect.identifier_preparer.format_table
-    return ", ".join(map(quoted, lasting_tables()))
+    return ", ".join(map(quoted, copied_tables()))
 
 
-async def _count(connection: AsyncConnection, table: Table) -> int:
-    return int(await connection.scalar(select(func.count()).select_from(table)) or 0)
+async def _count(connection: AsyncConnection, table: Table) -> Mapping[str, int]:
+    """How many rows there are, and values of each column: what it may not hold is written as NULL."""
+    values = (func.count(column).label(f"values of {column.name}") for column in table.c)
+    query = select(func.count().label("rows"), *values).select_from(table)
+    return dict((await connection.execute(query)).mappings().one())

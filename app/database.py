@@ -29,7 +29,6 @@ from typing import Any, Protocol, Self, TypeVar, cast
 from sqlalchemy import Engine, QueuePool, text
 from sqlalchemy.event import listen
 from sqlalchemy.exc import DBAPIError, IntegrityError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from app import faults, feed, postgresql
@@ -42,8 +41,6 @@ from app.statements import Lender, Statement, is_watched
 
 T = TypeVar("T")
 Unit = Callable[[AsyncConnection], Awaitable[T]]
-Ready = Callable[[Any], Awaitable[None]]
-"""Done with a connection of the driver before it is used."""
 
 
 class Reader(Lender, Protocol):
@@ -92,13 +89,6 @@ ATTEMPTS = 8
 class DatabaseUnavailable(Exception):
     """The database cannot be reached or stayed busy; nothing is known to have been written."""
 
-    @property
-    def reason(self) -> str:
-        """What was the matter, for the log: names and codes, never words, which may quote a row."""
-        cause = getattr(self.__cause__, "orig", None) or self.__cause__
-        code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
-        return f"{type(cause).__name__} {code or ''}".rstrip()
-
 
 class Database:
     """The pools of one process: `read()` for a connection in autocommit, `write()` for a unit of work."""
@@ -109,10 +99,9 @@ class Database:
         pool_size: int = 10,
         waits: Waits = PATIENT,
         *,
-        pooled: bool = False,
         direct_url: str | None = None,
     ) -> None:
-        """`pooled`: the url leads through PgBouncer in transaction mode, and past it the `direct_url`."""
+        """With a `direct_url` the url leads through PgBouncer in transaction mode, and this one past it."""
         address = parse_address(url)
         self.is_sqlite = address.get_backend_name() == "sqlite"
         self.long_work = asyncio.Semaphore(2)
@@ -122,7 +111,7 @@ class Database:
         self.under_way: set[asyncio.Task[Any]] = set()
         """Work that several wait for, or that ends by itself: who leaves does not break it off."""
         self._waits = waits
-        self._pooled = pooled
+        self._pooled = direct_url is not None
         self.feed = feed.Feed(None if self.is_sqlite else self._notify)
         """What every unit of work has noted is told here, once it is committed."""
         self.reader: Reader = self
@@ -137,7 +126,7 @@ class Database:
                 parse_address(direct_url or url),
                 2 * pool_size,
                 Timeouts(waits.statement, waits.lock, waits.idle),
-                pooled=pooled,
+                pooled=self._pooled,
             )
             listen(self.engine.sync_engine, "after_cursor_execute", self._watch.note_answer)
         self._lending = Lending(self._engines.reader.sync_engine)
@@ -163,26 +152,22 @@ class Database:
         }
 
     @asynccontextmanager
-    async def read(self, ready: Ready | None = None) -> AsyncIterator[AsyncConnection]:
+    async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection in autocommit; each statement sees what was committed before it began."""
         with _unavailable(retried=False):
-            async with self._connected(self._engines.reader, self.begin_by(), ready) as connection:
+            async with self._connected(self._engines.reader, self.begin_by()) as connection:
                 yield connection
 
-    async def fetch(
-        self, statement: Statement, values: dict[str, Any], ready: Ready | None = None
-    ) -> Sequence[Any]:
+    async def fetch(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
         """The rows of one statement, on a connection of its own in autocommit."""
         engine = self._engines.reader.sync_engine
         if statement.varies or self._pooled or is_watched(engine):
-            async with self.read(ready) as connection:
+            async with self.read() as connection:
                 return (await connection.execute(statement.query, values)).all()
         with _unavailable(retried=False):
             lent = await self._lending.lend(self.begin_by())
             try:
                 with self._watched(lent.driver_connection):
-                    if ready:
-                        await ready(lent.driver_connection)
                     found = await statement.run(lent, engine.dialect, values)
             except BaseException as error:
                 is_whole = isinstance(error, DBAPIError) and not error.connection_invalidated
@@ -197,9 +182,7 @@ class Database:
             return found
 
     @asynccontextmanager
-    async def snapshot(
-        self, *, long: bool = False, ready: Ready | None = None
-    ) -> AsyncIterator[AsyncConnection]:
+    async def snapshot(self, *, long: bool = False) -> AsyncIterator[AsyncConnection]:
         """A connection that only reads, and sees the one moment of its first statement throughout.
 
         `long` lets its statements take longer than those of other requests may.
@@ -210,7 +193,7 @@ class Database:
                 isolation_level="REPEATABLE READ", postgresql_readonly=True
             )
         with _unavailable(retried=False):
-            async with self._connected(engine, self.begin_by(), ready) as connection:
+            async with self._connected(engine, self.begin_by()) as connection:
                 if self.is_sqlite:  # in autocommit SQLAlchemy begins nothing itself
                     await connection.exec_driver_sql("BEGIN")
                 elif long and self._waits.statement:
@@ -219,12 +202,9 @@ class Database:
                     )
                 yield connection
 
-    async def consult(
-        self, question: Unit[T], *, snapshot: bool = False, ready: Ready | None = None
-    ) -> T:
+    async def consult(self, question: Unit[T], *, snapshot: bool = False) -> T:
         """What a question is answered on a connection in autocommit, or else in one snapshot."""
-        reading = self.snapshot(ready=ready) if snapshot else self.read(ready)
-        async with reading as connection:
+        async with self.snapshot() if snapshot else self.read() as connection:
             return await question(connection)
 
     async def write(self, unit: Unit[T], *, begin_by: float | None = None) -> T:
@@ -321,9 +301,7 @@ class Database:
         return max(request_begun.get(now) + self._waits.begin, now + LAST_WAIT_SECONDS)
 
     @asynccontextmanager
-    async def _connected(
-        self, engine: AsyncEngine, by: float, ready: Ready | None = None
-    ) -> AsyncIterator[AsyncConnection]:
+    async def _connected(self, engine: AsyncEngine, by: float) -> AsyncIterator[AsyncConnection]:
         """A connection of the pool, got by then and watched."""
         connection = engine.connect()
         await self._lending.give_back()
@@ -332,8 +310,6 @@ class Database:
         try:
             driver = (await connection.get_raw_connection()).driver_connection
             with self._watched(driver):
-                if ready:
-                    await ready(driver)
                 yield connection
         finally:
             await asyncio.shield(asyncio.create_task(connection.close()))
@@ -380,7 +356,7 @@ def _unavailable(*, retried: bool) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, PoolTimeout) as error:
+    except faults.LOST as error:
         raise DatabaseUnavailable from (error if str(error) else TimeoutError("it does not answer"))
     except DBAPIError as error:
         if faults.means_absence(error) or (not retried and faults.passes_on_retry(error)):

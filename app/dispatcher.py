@@ -38,7 +38,7 @@ HOUSEKEEPING_SECONDS = 60.0
 OBSERVE_SECONDS = 15.0
 DELIVERY_SECONDS = 20.0
 """How long one delivery may take."""
-LEASE = timedelta(seconds=60)
+CLAIM = timedelta(seconds=60)
 """For how long a notice is left to the process that took it: well over DELIVERY_SECONDS."""
 FIRST_RETRY = timedelta(seconds=10)
 LONGEST_RETRY = timedelta(hours=1)
@@ -151,7 +151,7 @@ async def _deliver_due(
 ) -> None:
     """Sends all that is due, one after the other."""
     while not stopping.is_set() and (notice := await outbox.next_due(database, channel)):
-        if await outbox.claim(database, notice, LEASE):
+        if await outbox.claim(database, notice, CLAIM):
             await _deliver(database, notice, deliver)
 
 

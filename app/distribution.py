@@ -3,9 +3,8 @@
 Stopped half-way, it goes on where it stands when it is called again: it looks at what is there.
 """
 
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from sqlalchemy import Connection, ForeignKeyConstraint, MetaData, Table, event, inspect, text
@@ -38,25 +37,29 @@ def distributed_tables(metadata: MetaData = SQLModel.metadata) -> list[Table]:
 
 
 async def distribute(database: Database) -> AsyncGenerator[tuple[str, bool]]:
-    """Distributes what is not distributed yet. CannotDistribute where that cannot be.
+    """Distributes what is not distributed yet, where check_coordinator is content.
 
     Yields each table's name as its turn comes, and again, with True, when it is done.
     """
-    await _check_coordinator(database)
-    for table in DIRECTORY:
+    for table in (*DIRECTORY, *distributed_tables()):
         yield table.name, False
-        await database.write(partial(_run, work=_refer, table=table))
+        await _run(database, _refer if table in DIRECTORY else _distribute, table)
         yield table.name, True
-    for table in distributed_tables():
-        yield table.name, False
-        await database.write(partial(_run, work=_distribute, table=table))
-        yield table.name, True
-    await database.write(partial(_run, work=_free))
-    await database.write(partial(_run, work=_link))
-    await database.write(partial(_run, work=_show_shards))
+    for work in (_drop_local_rows, _link, _show_shards):
+        await _run(database, work)
 
 
-async def _check_coordinator(database: Database) -> None:
+async def _run(database: Database, work: Callable[..., None], *arguments: Any) -> None:
+    """In a transaction of its own."""
+
+    async def unit(connection: AsyncConnection) -> None:
+        await connection.run_sync(work, *arguments)
+
+    await database.write(unit)
+
+
+async def check_coordinator(database: Database) -> None:
+    """CannotDistribute unless it is the coordinator of a Citus cluster."""
     if database.is_sqlite:
         raise CannotDistribute(
             "SQLite cannot be distributed: set BILLING_DATABASE_URL to the coordinator of a Citus"
@@ -78,7 +81,7 @@ async def _check_coordinator(database: Database) -> None:
 
 
 @contextmanager
-def kept(connection: Connection) -> Iterator[None]:
+def keeping_layout(connection: Connection) -> Iterator[None]:
     """What creates or changes tables meanwhile keeps the layout of a distributed database."""
     if connection.dialect.name != "postgresql" or "distributed" not in _kinds(connection).values():
         yield
@@ -102,7 +105,7 @@ def _separate(table: Table, _: Connection, **__: Any) -> None:
 
 def _follow(table: Table, connection: Connection, **_: Any) -> None:
     if is_distributed(table):
-        _settle(connection, table)
+        _place(connection, table)
     for key in _keys_among_distributed(table):
         connection.execute(AddConstraint(key))
 
@@ -114,10 +117,6 @@ def _keys_among_distributed(table: Table) -> list[ForeignKeyConstraint]:
         for key in table.foreign_key_constraints
         if is_distributed(table) and key.elements[0].target_fullname.split(".")[0] not in names
     ]
-
-
-async def _run(connection: AsyncConnection, work: Any, **arguments: Any) -> None:
-    await connection.run_sync(partial(work, **arguments))
 
 
 def _refer(connection: Connection, table: Table) -> None:
@@ -133,10 +132,10 @@ def _distribute(connection: Connection, table: Table) -> None:
     for name, key in _foreign_keys(connection):
         if table.name in {name, key["referred_table"]} and {name, key["referred_table"]} <= names:
             connection.exec_driver_sql(f'ALTER TABLE "{name}" DROP CONSTRAINT "{key["name"]}"')
-    _settle(connection, table)
+    _place(connection, table)
 
 
-def _settle(connection: Connection, table: Table) -> None:
+def _place(connection: Connection, table: Table) -> None:
     _allow_triggers(connection)
     others = (name for name, kind in _kinds(connection).items() if kind == "distributed")
     connection.execute(
@@ -145,7 +144,7 @@ def _settle(connection: Connection, table: Table) -> None:
     )
 
 
-def _free(connection: Connection) -> None:
+def _drop_local_rows(connection: Connection) -> None:
     """Removes from the coordinator the rows that have been copied to where they belong."""
     names = (
         connection.exec_driver_sql(

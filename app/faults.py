@@ -2,8 +2,12 @@
 
 import sqlite3
 
+import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+LOST = (OSError, PoolTimeout, asyncpg.InterfaceError, asyncpg.InternalClientError)
+"""What is raised past SQLAlchemy, by a connection that was not got or that ends as it is opened."""
 _SQLSTATES_TO_RETRY = {
     "23505",  # unique violation: the other one has committed by now
     "40001",  # serialization
@@ -50,13 +54,21 @@ def passes_on_retry(error: DBAPIError) -> bool:
     )
 
 
-def took_too_long(error: BaseException | None) -> bool:
-    """Whether a statement was cancelled, as after its timeout."""
-    return isinstance(error, DBAPIError) and _sqlstate(error) == "57014"
+def took_too_long(error: BaseException) -> bool:
+    """Whether it, or its cause, is that a statement was cancelled, as after its timeout."""
+    return "57014" in (_sqlstate(error), _sqlstate(error.__cause__))
 
 
-def _sqlstate(error: DBAPIError) -> str:
-    return getattr(error.orig, "sqlstate", None) or ""
+def reason_of(error: BaseException) -> str:
+    """What was the matter, for the log: names and codes, never words, which may quote a row."""
+    cause = error.__cause__ or error
+    cause = getattr(cause, "orig", None) or cause
+    code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
+    return f"{type(cause).__name__} {code or ''}".rstrip()
+
+
+def _sqlstate(error: BaseException | None) -> str:
+    return getattr(getattr(error, "orig", None), "sqlstate", None) or ""
 
 
 def _sqlite_code(error: DBAPIError) -> int:

@@ -33,17 +33,12 @@ logger = logging.getLogger("billing.lease")
 
 
 class Lease(SQLModel, table=True):
-    """A part that one process at a time plays. It is nobody's money: no `mandate_id`, on no shard.
-
-    On Citus that makes it a reference table, or a local one of the coordinator.
-    """
+    """A part that one process at a time plays. It is no mandate's: a cluster's coordinator keeps it."""
 
     name: str = Field(sa_type=String, primary_key=True)
     holder: str = Field(sa_type=String)
     """For people: host and process. The rest makes it unique: both may come again."""
     until: datetime = Field(sa_type=Instant)
-
-    __table_args__ = {"info": {"lasting": False}}
 
 
 leases = SQLModel.metadata.tables[str(Lease.__tablename__)]
@@ -66,6 +61,7 @@ class Leadership:
 
     async def seek(self) -> None:
         """Takes the lease if it is free or over, or renews it; DatabaseUnavailable."""
+        self._tell()
         # Before the database's clock is read: here the lease ends no later than there.
         asked_at = monotonic()
         try:
@@ -84,17 +80,21 @@ class Leadership:
             upsert.on_conflict_do_update(
                 index_elements=["name"],
                 set_={"holder": self._holder, "until": until},
-                where=or_(leases.c.until <= now, leases.c.holder == self._holder),
+                where=or_(
+                    leases.c.until <= now,
+                    # None ends so late: a clock has gone wrong.
+                    leases.c.until > now + timedelta(seconds=2 * LEASE_SECONDS),
+                    leases.c.holder == self._holder,
+                ),
             ).returning(leases.c.holder)
         )
         return taken.first() is not None
 
     async def give_up(self) -> None:
         """Leaves it to the next one who looks. Where that fails, it ends by itself."""
-        if self.leads:
-            with suppress(DatabaseUnavailable, DBAPIError):
-                await self._database.write(self._leave)
-            self._ends_at = 0.0
+        with suppress(DatabaseUnavailable, DBAPIError):
+            await self._database.write(self._leave)
+        self._ends_at = 0.0
         self._tell()
 
     async def _leave(self, connection: AsyncConnection) -> None:

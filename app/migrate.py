@@ -35,7 +35,7 @@ async def migrate(database: Database, revision: str = "head") -> None:
     def upgrade(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
-        with distribution.kept(connection):
+        with distribution.keeping_layout(connection):
             command.upgrade(_config(connection), revision)
 
     async def unit(connection: AsyncConnection) -> None:

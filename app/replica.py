@@ -8,20 +8,21 @@ the primary answers.
 
 import asyncio
 import logging
-import time
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from contextvars import Context
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
-import asyncpg  # type: ignore[import-untyped]
-from sqlalchemy import column, func, select, text
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy import String, func, literal_column, select, table
+from sqlalchemy.exc import DBAPIError
 
-from app.database import Database, DatabaseUnavailable, Ready, Unit, Waits
-from app.faults import took_too_long
+from app.database import Database, DatabaseUnavailable, Unit, Waits
+from app.faults import reason_of, took_too_long
 from app.metrics import REPLICA_LAG, REPLICA_READS
-from app.statements import Statement
+from app.statements import Source, Statement
 
 T = TypeVar("T")
 
@@ -32,23 +33,46 @@ ASK_AGAIN_SECONDS = 1.0
 """Between two looks at a replica that was behind or away."""
 CONNECT_SECONDS = 0.5
 
-# What is acknowledged is flushed; what others have only inserted may take its time.
-_FLUSHED = Statement(
-    select(
-        func.pg_wal_lsn_diff(func.pg_current_wal_flush_lsn(), text("'0/0'")).label("position"),
-        column("system_identifier"),
-    ).select_from(func.pg_control_system())
+
+def _log(position: str, timeline: str, *, is_followed: bool) -> Statement:
+    """How far a server's log is, in bytes, and whose it is: of which cluster, database and timeline.
+
+    No row from a replica where the server should be followed, nor the other way round.
+    """
+    origin = f"concat_ws(' ', system_identifier, oid, ({timeline}))"
+    return Statement(
+        select(
+            literal_column(f"pg_wal_lsn_diff({position}, '0/0')").label("position"),
+            literal_column(origin, String()).label("origin"),
+        )
+        .select_from(func.pg_control_system(), table("pg_database"))
+        .where(
+            literal_column("datname") == func.current_database(),
+            func.pg_is_in_recovery() != literal_column(str(is_followed)),
+        )
+    )
+
+
+_WRITTEN = _log(
+    # What is acknowledged is flushed, unless that is switched off.
+    "CASE current_setting('synchronous_commit') WHEN 'off' THEN pg_current_wal_insert_lsn()"
+    " ELSE pg_current_wal_flush_lsn() END",
+    "SELECT ('x' || left(pg_walfile_name(pg_current_wal_flush_lsn()), 8))::bit(32)::int",
+    is_followed=True,
 )
-_REPLAYED = """
-    SELECT pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0'), system_identifier
-    FROM pg_control_system() WHERE pg_is_in_recovery()
-"""
+_REPLAYED = _log(
+    "pg_last_wal_replay_lsn()",
+    # What it receives is shown to who may read all statistics; the other is written now and then.
+    "SELECT coalesce((SELECT received_tli FROM pg_stat_wal_receiver), min_recovery_end_timeline)"
+    " FROM pg_control_recovery()",
+    is_followed=False,
+)
 
 logger = logging.getLogger("billing.replica")
 
 
-class _NotAsFar(Exception):
-    """The replica is behind the primary, or follows another one."""
+class _Unfit(Exception):
+    """The replica cannot answer yet; the message says what it is."""
 
 
 @asynccontextmanager
@@ -83,59 +107,36 @@ class _Replica:
             self._returning.cancel()
 
     async def fetch(self, statement: Statement, values: dict[str, Any]) -> Sequence[Any]:
-        return await self._read(lambda source, ready: source.fetch(statement, values, ready))
+        return await self._read(lambda source: source.fetch(statement, values))
 
     async def consult(self, question: Unit[T], *, snapshot: bool = False) -> T:
-        return await self._read(
-            lambda source, ready: source.consult(question, snapshot=snapshot, ready=ready)
-        )
+        return await self._read(lambda source: source.consult(question, snapshot=snapshot))
 
-    async def _read(self, read: Callable[[Database, Ready | None], Awaitable[T]]) -> T:
+    async def _read(self, read: Callable[[Database], Awaitable[T]]) -> T:
         if self._returning is None:
-            ready = await self._once_as_far()
             try:
-                answer = await read(self._replica, ready)
-            except _NotAsFar:
-                self._leave_alone("behind")
-            except DatabaseUnavailable as error:
-                if took_too_long(error.__cause__):  # and would again
+                written = await _WRITTEN.first(self._primary)
+                await _wait(written, self._replica)
+                answer = await read(self._replica)
+            except _Unfit as fault:
+                self._leave_alone(str(fault))
+            except (DatabaseUnavailable, DBAPIError) as error:
+                if took_too_long(error):  # and would again
                     raise
-                self._leave_alone("away")
+                self._leave_alone(f"away ({reason_of(error)})")
             else:
                 REPLICA_READS.labels("replica").inc()
                 return answer
+        answer = await read(self._primary)
         REPLICA_READS.labels("primary").inc()
-        return await read(self._primary, None)
-
-    async def _once_as_far(self) -> Ready:
-        """What waits, on a connection to the replica, until that is as far as the primary is now."""
-        [(position, system)] = await self._primary.fetch(_FLUSHED, {})
-        end = time.monotonic() + MOST_BEHIND_SECONDS
-
-        async def is_as_far(driver: Any) -> bool:
-            found = await driver.fetchrow(_REPLAYED)
-            if found is None or found["system_identifier"] != system:
-                raise _NotAsFar
-            behind = position - found["pg_wal_lsn_diff"]
-            REPLICA_LAG.set(max(behind, 0))
-            return bool(behind <= 0)
-
-        async def ready(driver: Any) -> None:
-            try:
-                async with asyncio.timeout(max(end - time.monotonic(), 0)):
-                    while not await is_as_far(driver):  # noqa: ASYNC110  (another server's log)
-                        await asyncio.sleep(LOOK_AGAIN_SECONDS)
-            except TimeoutError:
-                raise _NotAsFar from None
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
-                raise DatabaseUnavailable from error
-
-        return ready
+        return answer
 
     def _leave_alone(self, why: str) -> None:
         if self._returning is None:
             logger.warning("The replica is %s: the primary answers.", why)
-            self._returning = asyncio.create_task(self._wait_for_it())
+            REPLICA_LAG.set(math.nan)
+            # Not of the request that has found it out.
+            self._returning = asyncio.create_task(self._wait_for_it(), context=Context())
 
     async def _wait_for_it(self) -> None:
         is_back = False
@@ -147,10 +148,23 @@ class _Replica:
         self._returning = None
 
     async def _is_back(self) -> bool:
-        ready = await self._once_as_far()
+        written = await _WRITTEN.first(self._primary)
+        await self._replica.ask(partial(_wait, written))
+        return True
 
-        async def question(connection: AsyncConnection) -> bool:
-            await ready((await connection.get_raw_connection()).driver_connection)
-            return True
 
-        return await self._replica.ask(question)
+async def _wait(written: Any, replica: Source) -> None:
+    """Until the replica is as far as the primary was; _Unfit if that takes too long."""
+    try:
+        async with asyncio.timeout(MOST_BEHIND_SECONDS):
+            while True:
+                found = await _REPLAYED.first(replica)
+                if not (written and found) or found.origin != written.origin:
+                    raise _Unfit("none of this primary")
+                behind = written.position - found.position
+                REPLICA_LAG.set(max(behind, 0))
+                if behind <= 0:
+                    return
+                await asyncio.sleep(LOOK_AGAIN_SECONDS)
+    except TimeoutError:
+        raise _Unfit("behind") from None

@@ -12,6 +12,7 @@ from strawberry.utils.str_converters import to_camel_case
 
 from app.billing.errors import BillingError, RequestError, Unavailable, UserErrorCode
 from app.database import DatabaseUnavailable
+from app.faults import reason_of
 from app.metrics import ERRORS
 
 P = ParamSpec("P")
@@ -87,7 +88,7 @@ def explain(cause: BaseException, request_id: str) -> tuple[str, dict[str, Any]]
     if isinstance(cause, RequestError):
         return str(cause), cause.extensions
     if isinstance(cause, DatabaseUnavailable):
-        logger.warning("the database is unavailable: %s", cause.reason)
+        logger.warning("the database is unavailable: %s", reason_of(cause))
         absence = Unavailable("The database cannot be reached at the moment: try again.")
         return str(absence), absence.extensions
     logger.error("request %s failed", request_id, exc_info=cause)

@@ -80,11 +80,11 @@ async def serving(settings: Settings, demo: bool = False) -> AsyncIterator[Api]:
 
 @contextmanager
 def statements() -> Iterator[list[str]]:
-    """What is sent to any database meanwhile, but for asking how far the primary's log is."""
+    """What is sent to any database meanwhile, but for asking how far logs are."""
     sent: list[str] = []
 
     def note(_: Any, __: Any, statement: str, *___: Any) -> None:
-        if "pg_current_wal_flush_lsn" not in statement:
+        if "pg_control_system" not in statement:
             sent.append(statement)
 
     event.listen(Engine, "before_cursor_execute", note)

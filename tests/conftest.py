@@ -35,11 +35,11 @@ from tests.clusters import COORDINATOR, create_on_nodes, drop_on_nodes
 from tests.topology import (
     Replica,
     Topology,
+    at,
     meet_databases,
     pgbouncer,
     replica_of,
     settings_of,
-    text_of,
 )
 
 collect_ignore = [] if COORDINATOR else ["test_cluster.py"]
@@ -242,7 +242,7 @@ def durable_url(postgresql_server: str, replica: Replica) -> Iterator[str]:
 @pytest.fixture
 def replica_url(durable_url: str, replica: Replica) -> Iterator[str]:
     """Where the replica has that database."""
-    address = text_of(make_url(replica.address).set(database=make_url(durable_url).database))
+    address = at(replica, durable_url)
     replica.wait_for(address)
     yield address
     replica.signal(signal.SIGCONT)

@@ -28,6 +28,8 @@ CROSSING: dict[str, str] = {
 }
 """By name of a function: why it may look at the shards of all mandates. It may change none."""
 
+_WHOLE = "app.copying."
+"""Of the operator's command that reads and fills whole databases."""
 _ROOT = Path(__file__).parents[1]
 _APPLICATION = tuple(f"{_ROOT / name}/" for name in ("app", "schema"))
 _TESTS = f"{_ROOT / 'tests'}/"
@@ -59,7 +61,7 @@ class Sent:
         if not problems:
             return
         sender = _sender(sys._getframe(2))
-        if sender is None:
+        if sender is None or sender.startswith(_WHOLE):
             return
         if sender in CROSSING and statement.startswith("SELECT"):
             self.crossing.add(sender)

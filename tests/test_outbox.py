@@ -11,7 +11,7 @@ from tests.world import add_mandate
 
 pytestmark = pytest.mark.anyio
 
-LEASE = timedelta(minutes=1)
+CLAIM = timedelta(minutes=1)
 
 
 async def test_the_longest_due_comes_first_on_its_channel_alone(database: Database) -> None:
@@ -33,11 +33,11 @@ async def test_a_notice_is_claimed_by_one(database: Database) -> None:
     await add_mandate(database)
     await put(database)
     one, other = [await outbox.next_due(database, EMAIL) for _ in range(2)]
-    assert await outbox.claim(database, one, LEASE)
-    assert not await outbox.claim(database, other, LEASE)
-    assert not await outbox.claim(database, one, LEASE)
+    assert await outbox.claim(database, one, CLAIM)
+    assert not await outbox.claim(database, other, CLAIM)
+    assert not await outbox.claim(database, one, CLAIM)
     [row] = await waiting(database)
-    assert (row.attempts, row.due_at) == (1, one.now + LEASE)
+    assert (row.attempts, row.due_at) == (1, one.now + CLAIM)
     assert await outbox.next_due(database, EMAIL) is None
 
 
@@ -45,11 +45,11 @@ async def test_what_a_dead_process_has_claimed_is_due_again(database: Database) 
     await add_mandate(database)
     await put(database)
     dead = await outbox.next_due(database, EMAIL)
-    assert await outbox.claim(database, dead, LEASE)
+    assert await outbox.claim(database, dead, CLAIM)
     await make_due(database)
     alive = await outbox.next_due(database, EMAIL)
-    assert not await outbox.claim(database, dead, LEASE)
-    assert await outbox.claim(database, alive, LEASE)
+    assert not await outbox.claim(database, dead, CLAIM)
+    assert await outbox.claim(database, alive, CLAIM)
     before = await waiting(database)
     await outbox.failed(database, dead, "it was not dead at all", timedelta(0))
     assert await waiting(database) == before
@@ -61,11 +61,11 @@ async def test_a_failure_is_put_off(database: Database) -> None:
     await add_mandate(database)
     await put(database)
     notice = await outbox.next_due(database, EMAIL)
-    await outbox.claim(database, notice, LEASE)
+    await outbox.claim(database, notice, CLAIM)
     hour = timedelta(hours=1)
     await outbox.failed(database, notice, "a\0\ud800\n" + "b" * 1000, hour)
     [row] = await waiting(database)
-    assert hour <= row.due_at - notice.now < hour + LEASE
+    assert hour <= row.due_at - notice.now < hour + CLAIM
     assert row.last_error == ("a " + "b" * 1000)[: outbox.MAX_ERROR]
 
 

@@ -39,9 +39,7 @@ def bounced_url(bouncer: Topology, postgresql_migrated: str, postgresql_emptied:
 
 @pytest.fixture
 async def database(bounced_url: str, postgresql_migrated: str) -> AsyncIterator[Database]:
-    async with Database(
-        bounced_url, waits=PROMPT, pooled=True, direct_url=postgresql_migrated
-    ) as database:
+    async with Database(bounced_url, waits=PROMPT, direct_url=postgresql_migrated) as database:
         yield database
 
 
@@ -50,24 +48,28 @@ async def ask_timeouts(connection: AsyncConnection) -> tuple[str, ...]:
 
 
 async def test_timeouts_hold_in_every_transaction_and_not_beyond(
-    database: Database, bounced_url: str
+    database: Database, bounced_url: str, postgresql_migrated: str
 ) -> None:
     wanted = ("30s", "1500ms", "10s")
     for _ in range(3):
         assert await database.consult(ask_timeouts) == wanted
         assert await database.consult(ask_timeouts, snapshot=True) == wanted
         assert await database.write(ask_timeouts) == wanted
-    async with Database(bounced_url, pooled=True) as patient:  # on the same sessions of the server
+    async with Database(
+        bounced_url, direct_url=postgresql_migrated
+    ) as patient:  # on the same sessions of the server
         assert await patient.consult(ask_timeouts) == ("0", "0", "0")
 
 
-async def test_a_lock_is_not_waited_for_for_ever(bounced_url: str, database: Database) -> None:
+async def test_a_lock_is_not_waited_for_for_ever(
+    database: Database, bounced_url: str, postgresql_migrated: str
+) -> None:
     async def lock(connection: AsyncConnection) -> None:
         await connection.execute(text("LOCK TABLE mandate IN ACCESS EXCLUSIVE MODE"))
 
     hasty = Waits(busy=1, begin=0.1, lock=0.2)
     async with (
-        Database(bounced_url, waits=hasty, pooled=True) as other,
+        Database(bounced_url, waits=hasty, direct_url=postgresql_migrated) as other,
         database.engine.begin() as connection,
     ):
         await lock(connection)

@@ -3,21 +3,25 @@
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import make_url, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.directory import list_mandates
+from app.billing.models import users
+from app.billing.paging import PageArguments
+from app.billing.viewer import OPERATOR
 from app.config import Settings
 from app.database import PROMPT, Database, DatabaseUnavailable
 from app.metrics import REPLICA_READS
 from app.replica import following
 from tests.api import Api, add_people, serving
-from tests.topology import Replica
-from tests.world import MANDATE, PREPAY_USER, credit
+from tests.topology import Replica, at, replica_of, text_of
+from tests.world import MANDATE, PREPAY_USER, add_mandate, add_user, credit, run_sql
 
 pytestmark = pytest.mark.anyio
 
@@ -211,16 +215,36 @@ async def test_what_a_dying_replica_was_asked_the_primary_answers(
         await asyncio.to_thread(replica.start)
 
 
-async def test_a_server_that_is_no_replica_of_ours_is_not_read(
-    durable_url: str, replica_url: str
+@pytest.fixture
+def promoted(postgresql_server: str, durable_url: str) -> Iterator[str]:
+    """The address of what was that database, on a server of its own that goes another way by now."""
+    with replica_of(postgresql_server) as other:
+        other.wait_for(at(other, durable_url))
+        assert other.ask("SELECT pg_promote()")
+        yield at(other, durable_url)
+
+
+@pytest.mark.parametrize("case", ["the primary", "another database", "another timeline"])
+async def test_what_is_no_replica_of_this_database_is_not_read(
+    request: pytest.FixtureRequest,
+    durable_url: str,
+    replica: Replica,
+    replica_url: str,
+    caplog: pytest.LogCaptureFixture,
+    case: str,
 ) -> None:
-    async with (
-        Database(durable_url) as database,
-        following(database, durable_url, PROMPT),
-    ):
+    primary, followed = durable_url, replica_url
+    if case == "the primary":
+        followed = durable_url
+    elif case == "another database":
+        followed = replica.address
+    else:
+        primary = request.getfixturevalue("promoted")
+    async with Database(primary) as database, following(database, followed, PROMPT):
         assert database.reader is not database
         assert await database.reader.consult(where) == "primary"
         assert await database.reader.consult(where) == "primary"
+    assert caplog.messages == ["The replica is none of this primary: the primary answers."]
 
 
 @pytest.mark.usefixtures("patient")
@@ -238,3 +262,39 @@ async def test_a_statement_that_takes_too_long_is_not_run_twice(
         with pytest.raises(DatabaseUnavailable):
             await database.reader.consult(question)
     assert len(asked) == 1
+
+
+@pytest.mark.usefixtures("patient")
+async def test_a_write_that_is_not_flushed_is_read_too(
+    durable_url: str, replica_url: str, database: Database
+) -> None:
+    name = make_url(durable_url).database
+    await run_sql(database, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    async with Database(durable_url) as hasty, following(hasty, replica_url, PROMPT):
+        await add_mandate(hasty)
+        for number in range(20):
+            await add_user(hasty, "alice", first_name=f"name {number}")
+
+            async def read(connection: AsyncConnection) -> Any:
+                return await connection.scalar(
+                    select(users.c.first_name).where(users.c.id == "alice")
+                )
+
+            assert await hasty.reader.consult(read) == f"name {number}"
+
+
+async def test_what_the_replica_refuses_the_primary_answers(
+    durable_url: str, replica_url: str, database: Database
+) -> None:
+    await run_sql(database, "CREATE ROLE narrow LOGIN")
+    address = text_of(make_url(replica_url).set(username="narrow"))
+    try:
+        async with Database(durable_url) as owner, following(owner, address, PROMPT):
+            for _ in range(20):  # the role takes a moment to arrive
+                page = await list_mandates(
+                    owner, OPERATOR, search=None, page=PageArguments(first=1)
+                )
+                assert page.nodes == []
+                await asyncio.sleep(0.05)
+    finally:
+        await run_sql(database, "DROP ROLE narrow")

@@ -1,8 +1,7 @@
 """Statistics: sums that agree to the last digit, days of every length, and nothing read in vain."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -17,6 +16,7 @@ from app.billing.money import format_decimal
 from app.billing.statistics import CostSlice, UsageDimension
 from app.billing.viewer import OPERATOR
 from app.database import Database
+from tests.api import statements
 from tests.statistics import (
     DAY,
     HOUR,
@@ -51,22 +51,6 @@ async def used_world(database: Database) -> Database:
 
 def sizes(parts: Sequence[CostSlice]) -> list[tuple[str | None, str, int]]:
     return [(part.key, format_decimal(part.cost), part.transaction_count) for part in parts]
-
-
-@contextmanager
-def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """What is sent to the database meanwhile, with its parameters."""
-    sent: list[tuple[str, Any]] = []
-
-    def note(*arguments: Any) -> None:
-        sent.append((arguments[2], arguments[3]))
-
-    engine = database._engines.reader.sync_engine
-    event.listen(engine, "before_cursor_execute", note)
-    try:
-        yield sent
-    finally:
-        event.remove(engine, "before_cursor_execute", note)
 
 
 @both
@@ -231,7 +215,7 @@ async def test_month_and_year_end_at_local_midnight(database: Database) -> None:
 
 
 async def test_own_zone_never_reads_transactions(used_world: Database) -> None:
-    with statements(used_world) as sent:
+    with statements() as sent:
         for asked in ((DAY, 2026, 3), (MONTH, 2026), (YEAR, 2026)):
             for zone in (None, "Europe/Zurich"):
                 wanted: dict[str, Any] = {"user_id": "alice", "aicore_provider": "openai"}
@@ -240,10 +224,10 @@ async def test_own_zone_never_reads_transactions(used_world: Database) -> None:
                 for dimension in PARTS:
                     await view.cost_by(dimension)
     assert sent
-    assert not [statement for statement, _ in sent if reads_transactions(statement)]
-    with statements(used_world) as sent:
+    assert not [statement for statement in sent if reads_transactions(statement)]
+    with statements() as sent:
         await total(used_world, DAY, 2026, 3, time_zone="UTC")
-    assert [statement for statement, _ in sent if reads_transactions(statement)]
+    assert [statement for statement in sent if reads_transactions(statement)]
 
 
 def reads_transactions(statement: str) -> bool:
@@ -277,9 +261,11 @@ async def test_read_by_index(used_world: Database, asked: dict[str, Any], index:
     if not used_world.is_sqlite:
         return
     view = await find(used_world, DAY, 2026, 3, **asked)
-    with statements(used_world) as sent:
-        await view.buckets()
-    ((statement, parameters),) = sent
+    sent: list[Any] = []
+    engine = used_world._engines.reader.sync_engine
+    event.listen(engine, "before_cursor_execute", lambda *given: sent.append(given[2:4]))
+    await view.buckets()
+    [(statement, parameters)] = sent
     async with used_world.read() as connection:
         plan = await connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", parameters)
         steps = [step.detail for step in plan]
@@ -293,7 +279,7 @@ async def test_fields_asked_together_are_read_together(
 ) -> None:
     """One statement: its parts agree whatever is written meanwhile."""
     view = await find(used_world, DAY, 2026, 3, **reader)
-    with statements(used_world) as sent:
+    with statements() as sent:
         await asyncio.gather(
             view.total_cost(),
             view.transaction_count(),
@@ -307,13 +293,13 @@ async def test_fields_asked_together_are_read_together(
 
 
 async def test_only_what_is_asked_for_is_read(used_world: Database) -> None:
-    with statements(used_world) as sent:
+    with statements() as sent:
         view = await find(used_world, YEAR, 2026)
         assert len(sent) == 1
         await view.total_cost()
         await view.transaction_count()
     assert len(sent) == 2
-    assert "aicore" not in sent[1][0]
+    assert "aicore" not in sent[1]
 
 
 async def test_sums_beyond_64_bits(used_world: Database) -> None:

@@ -3,13 +3,12 @@
 from typing import Any
 
 import pytest
-from sqlalchemy import event
 
 from app.billing.viewer import Viewer
 from app.database import Database
 from schema import schema
 from schema.context import Context
-from tests.api import NO_LIMITS, as_sent
+from tests.api import NO_LIMITS, as_sent, statements
 from tests.statistics import use_some
 from tests.world import MANDATE, MEMBER, PROVIDERS, STRANGER, SYSADMIN
 
@@ -47,10 +46,8 @@ async def used_world(database: Database) -> Database:
 
 
 async def test_everything_at_once(used_world: Database) -> None:
-    sent: list[Any] = []
-    engine = used_world._engines.reader.sync_engine
-    event.listen(engine, "before_cursor_execute", lambda *arguments: sent.append(arguments[2]))
-    result = await execute(used_world)
+    with statements() as sent:
+        result = await execute(used_world)
     assert result.errors is None
     assert len(sent) == 3  # the mandate, all sums, the users
     found = result.data["statistics"]

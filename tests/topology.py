@@ -90,7 +90,9 @@ def pgbouncer(server: str) -> Iterator[str]:
         names = " ".join(f"{name}={value}" for name, value in parts.items() if value)
         configuration.write_text(_PGBOUNCER.format(server=names, port=port))
         configuration.chmod(0o644)
-        process = subprocess.Popen([program, "-q", configuration], user=_USER, stderr=-3)
+        process = subprocess.Popen(
+            [program, "-q", configuration], user=_USER, stderr=subprocess.DEVNULL
+        )
         try:
 
             def listens() -> bool:
@@ -189,6 +191,11 @@ class Replica:
             self._process.wait(20)
 
 
+def at(replica: Replica, address: str) -> str:
+    """Where the replica has this database of its primary."""
+    return text_of(make_url(replica.address).set(database=make_url(address).database))
+
+
 @contextmanager
 def replica_of(primary: str) -> Iterator[Replica]:
     """A replica of this server, which follows it."""
@@ -243,16 +250,18 @@ def meet_databases(patch: pytest.MonkeyPatch) -> None:
     def with_settings(self: Any, url: str, *arguments: Any, **options: Any) -> None:
         settings = settings_of(url)
         if "BILLING_DATABASE_POOLED" in settings:
-            options |= {"pooled": True, "direct_url": settings["BILLING_DIRECT_DATABASE_URL"]}
+            options["direct_url"] = settings["BILLING_DIRECT_DATABASE_URL"]
         init(self, url, *arguments, **options)
-        self.following = following(self, settings.get("BILLING_READ_DATABASE_URL"), self._waits)
+        self.met_at, self.followed = url, []
 
     async def follow(self: Any) -> Database:
-        await self.following.__aenter__()
+        replica = settings_of(self.met_at).get("BILLING_READ_DATABASE_URL")
+        self.followed.append(following(self, replica, self._waits))
+        await self.followed[-1].__aenter__()
         return await enter(self)
 
     async def follow_no_more(self: Any, *_: object) -> None:
-        await self.following.__aexit__(None, None, None)
+        await self.followed.pop().__aexit__(None, None, None)
         await leave(self)
 
     patch.setattr(Database, "__init__", with_settings)

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import ValidationError
 from rich.progress import TaskID
 from sqlalchemy import make_url
 
 from app import backup, copying, distribution, migrate, revision
 from app.commands.ledger import prove
 from app.commands.shared import Failure, check_there, migrated, missing_file, progress
-from app.config import Settings, load_settings
+from app.config import check_database_url, load_settings
 from app.database import Database
 
 
@@ -30,8 +29,9 @@ async def distribute() -> None:
     Stop the servers first: each table's writes wait while it is copied, and a spend needs several.
     Run again, it goes on where it was stopped.
     """
-    settings = load_settings()
-    async with migrated(settings) as database:
+    async with Database(load_settings().direct_url) as database:
+        await distribution.check_coordinator(database)
+        await revision.check_revision(database)
         with progress() as bars:
             tasks: dict[str, TaskID] = {}
             async for table, done in distribution.distribute(database):
@@ -81,14 +81,11 @@ async def copy_from(
 
 
 def _check_url(url: str) -> None:
-    """By the rules for BILLING_DATABASE_URL, whatever the other settings say of that one."""
+    """By the rules for BILLING_DATABASE_URL."""
     try:
-        Settings(database_url=url)
-    except ValidationError as error:
-        for fault in error.errors(include_input=False, include_context=False):
-            if fault["loc"] == ("database_url",):
-                words = fault["msg"].removeprefix("Value error, ")
-                raise Failure(f"URL {words}.") from None
+        check_database_url(url)
+    except ValueError as fault:
+        raise Failure(f"URL {fault}.") from None
     if file := missing_file(url):
         raise Failure(f"There is no database {file}.")
 

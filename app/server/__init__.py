@@ -40,7 +40,6 @@ def create_app(settings: Settings | None = None, demo: bool = False) -> Starlett
     database = Database(
         settings.database_url,
         waits=PROMPT,
-        pooled=settings.database_pooled,
         direct_url=settings.direct_database_url,
     )
     limiter = RateLimiter(settings)
