@@ -2,7 +2,10 @@
 
 A row of a distributed table lies on the shard of its mandate_id. A statement names the mandate of each
 such table that it reads or writes, in every part of it: by a value, by a list of values, or by
-equality with a column that has such a value. Else the database must ask every shard.
+equality with a column of the same part that has such a value. Else the database must ask every shard;
+a column of the query around a part does not count, as Citus asks every shard for a value that is
+looked up so. Rows that are inserted are given as values, or are read from a distributed table: else
+they are made on the coordinator.
 """
 
 import re
@@ -104,14 +107,17 @@ class _Query:
     def _insert(self, node: ast.InsertStmt) -> Outputs:
         self._read_common(node.withClause)
         names = [column.name for column in node.cols or ()]
+        source = _Query(self.problems, self)
         values: Outputs = []
         if node.selectStmt is not None:
-            values = _Query(self.problems, self).read(node.selectStmt)
+            values = source.read(node.selectStmt)
         table = node.relation.relname
         if table in DISTRIBUTED and not (
             KEY in names and len(values) > names.index(KEY) and values[names.index(KEY)][1]
         ):
             self.problems.append(f"a row of {table} is given no {KEY}")
+        elif table in DISTRIBUTED and not (source.tables or node.selectStmt.valuesLists):
+            self.problems.append(f"a row of {table} is made on no shard")
         self._name(node.relation)
         self.tables.clear()  # its rows are where they were put
         self.lists.add(self.names[-1])
@@ -287,12 +293,10 @@ class _Query:
         return (self.names[0], column) if len(self.names) == 1 else None
 
     def _is_given(self, node: Any) -> bool:
-        """Whether it can be computed from what the statement names, and the queries around it."""
+        """Whether it can be computed from what the statement names in this very query."""
         if isinstance(node, ast.ColumnRef):
             place = self._place(node)
-            if place:
-                return self.holds(place)
-            return self.outer is not None and self.outer._is_given(node)
+            return place is not None and self.holds(place)
         if isinstance(node, ast.SubLink | ast.SetToDefault):
             return False
         return all(map(self._is_given, _parts(node)))

@@ -14,7 +14,7 @@ from app.billing.errors import BillingError
 from app.billing.ledger import Ledger, in_ledger
 from app.billing.locked import Needs
 from app.billing.models import audit_events, daily_totals, daily_usage, settings
-from app.billing.roll_up import rebuild_roll_up, total_days
+from app.billing.roll_up import rebuild_next_week, rebuild_roll_up, total_days
 from app.billing.verify import verify_ledger
 from app.billing.viewer import OPERATOR
 from app.database import Database
@@ -344,6 +344,26 @@ async def test_the_same_time_zone_leaves_no_trace(used: Database) -> None:
     before = await dump(used)
     await set_zone(used, "UTC")
     assert await dump(used) == before
+
+
+async def test_a_call_that_has_waited_for_another_time_zone_is_of_its_day(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await add_mandate(database)
+    evening = datetime.now(UTC).replace(hour=23, minute=30) - timedelta(days=1)
+    calls: list[asyncio.Task[Any]] = []
+
+    async def slowly(*arguments: Any) -> Any:
+        calls.append(asyncio.create_task(record(database, usage_event(1, occurred_at=evening))))
+        await asyncio.sleep(0.2)
+        return await rebuild_next_week(*arguments)
+
+    monkeypatch.setattr("app.billing.directory.mandates.rebuild_next_week", slowly)
+    await set_zone(database, "Pacific/Kiritimati")
+    [call] = calls
+    assert outcomes(await call) == ["RECORDED"]
+    [day] = await read_rows(database, daily_usage)
+    assert day.local_date == evening.date() + timedelta(days=1)
 
 
 async def test_a_time_zone_that_is_refused(used: Database) -> None:

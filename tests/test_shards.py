@@ -53,14 +53,12 @@ def test_all_but_the_directory_is_distributed() -> None:
         " ON h.mandate_id = m.id AND h.account_id = a.id WHERE m.id = $1",
         "SELECT 1 FROM membership WHERE user_id = $1",
         # queries within queries
-        "SELECT (SELECT sum(h.amount) FROM hold h WHERE h.mandate_id = a.mandate_id)"
+        "SELECT (SELECT sum(h.amount) FROM hold h WHERE h.mandate_id = $1 AND h.account_id = a.id)"
         " FROM account a WHERE a.mandate_id = $1",
-        "SELECT 1 FROM account a WHERE a.mandate_id = $1"
-        " AND EXISTS (SELECT 1 FROM hold h WHERE h.mandate_id = a.mandate_id)",
         "SELECT 1 FROM (SELECT mandate_id AS m, id FROM account WHERE mandate_id = $1) AS a"
         " JOIN hold h ON h.mandate_id = a.m",
         "SELECT 1 FROM account a JOIN LATERAL (SELECT id FROM hold h"
-        " WHERE h.mandate_id = a.mandate_id) AS x ON true WHERE a.mandate_id = $1",
+        " WHERE h.mandate_id = $1 AND h.account_id = a.id) AS x ON true WHERE a.mandate_id = $1",
         "WITH a AS (SELECT mandate_id FROM account WHERE mandate_id = $1)"
         " SELECT 1 FROM hold JOIN a ON hold.mandate_id = a.mandate_id",
         "WITH RECURSIVE d(m, day) AS (SELECT mandate_id, min(local_date) FROM daily_usage"
@@ -72,9 +70,9 @@ def test_all_but_the_directory_is_distributed() -> None:
         " AND (amount, id) < ($2, $3) ORDER BY amount DESC LIMIT 3 FOR UPDATE",
         # changes
         "INSERT INTO account (id, mandate_id) VALUES ($1, $2), ($3, $4) ON CONFLICT DO NOTHING",
-        "INSERT INTO daily_usage (mandate_id, cost) SELECT given.mandate_id, given.cost"
-        " FROM unnest($1::VARCHAR[], $2::BIGINT[]) AS given (mandate_id, cost)"
-        " ON CONFLICT (mandate_id) DO UPDATE SET cost = daily_usage.cost + excluded.cost",
+        "INSERT INTO daily_usage (mandate_id, cost) SELECT s.mandate_id, given.cost"
+        " FROM billing_settings AS s JOIN unnest($1::BIGINT[]) AS given (cost) ON true"
+        " WHERE s.mandate_id = $2 ON CONFLICT (mandate_id) DO UPDATE SET cost = daily_usage.cost + excluded.cost",
         "INSERT INTO daily_total (mandate_id, cost)"
         " SELECT mandate_id, sum(cost) FROM daily_usage WHERE mandate_id = $1 GROUP BY mandate_id",
         "UPDATE account SET balance = given.b FROM unnest($1::UUID[], $2::BIGINT[]) AS given (id, b)"
@@ -121,6 +119,13 @@ def test_a_statement_that_names_its_mandate(statement: str) -> None:
          " WHERE m.user_id = $1", "account as a"),
         ("SELECT (SELECT sum(h.amount) FROM hold h WHERE h.account_id = a.id)"
          " FROM account a WHERE a.mandate_id = $1", "hold as h"),
+        # What a query says is not said of one within it.
+        ("SELECT (SELECT sum(h.amount) FROM hold h WHERE h.mandate_id = a.mandate_id)"
+         " FROM account a WHERE a.mandate_id = $1", "hold as h"),
+        ("SELECT 1 FROM account a WHERE a.mandate_id = $1"
+         " AND EXISTS (SELECT 1 FROM hold h WHERE h.mandate_id = a.mandate_id)", "hold as h"),
+        ("SELECT 1 FROM account a JOIN LATERAL (SELECT id FROM hold h"
+         " WHERE h.mandate_id = a.mandate_id) AS x ON true WHERE a.mandate_id = $1", "hold as h"),
         # What a query within another one says is not said of the other.
         ("SELECT 1 FROM account a WHERE EXISTS (SELECT 1 FROM hold h"
          " WHERE h.mandate_id = $1 AND a.mandate_id = $1)", "account as a"),
@@ -136,6 +141,11 @@ def test_a_statement_that_names_its_mandate(statement: str) -> None:
         ("INSERT INTO account VALUES ($1, $2)", "a row of account is given no mandate_id"),
         ("INSERT INTO account (id, mandate_id) VALUES ($1, DEFAULT)", "a row of account"),
         ("INSERT INTO daily_total (mandate_id) SELECT id FROM mandate", "a row of daily_total"),
+        # A cluster makes such rows on its coordinator, and copies them.
+        ("INSERT INTO daily_usage (mandate_id, cost) SELECT given.mandate_id, given.cost"
+         " FROM unnest($1::VARCHAR[], $2::BIGINT[]) AS given (mandate_id, cost)", "made on no shard"),
+        ("INSERT INTO daily_usage (mandate_id) SELECT m.id FROM mandate m WHERE m.id = $1",
+         "made on no shard"),
         ("INSERT INTO daily_total (cost, mandate_id) SELECT $1, $2 FROM daily_usage", "daily_usage names"),
         ("UPDATE account SET balance = 0 WHERE id = $1", "account names no mandate_id"),
         ("UPDATE account SET balance = h.amount FROM hold h WHERE h.account_id = account.id"

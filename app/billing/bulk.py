@@ -1,4 +1,4 @@
-"""Many rows by one statement whose text is always the same: PostgreSQL gets one array for each column.
+"""A mandate's rows by one statement whose text is always the same: PostgreSQL gets an array for each column.
 
 SQLite, which is no server to go to and fro, gets the rows one after the other.
 """
@@ -8,37 +8,48 @@ from functools import cache
 from typing import Any
 
 from sqlalchemy import (
+    BindParameter,
     Table,
     TableValuedAlias,
     bindparam,
     column,
     func,
+    select,
+    true,
     update,
 )
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from app.billing.models import settings
 from app.statements import Statement
 
 Row = Mapping[str, Any]
 
 
-async def insert_rows(connection: AsyncConnection, table: Table, rows: Sequence[Row]) -> None:
-    """Inserts rows of a table, each with all of its columns."""
+async def insert_rows(
+    connection: AsyncConnection, table: Table, mandate_id: str, rows: Sequence[Row]
+) -> None:
+    """Inserts rows of a mandate into a table, each with all of its columns."""
     if rows:
-        names = tuple(table.c.keys())
-        await _execute(connection, _insertion(table, connection.dialect.name), names, rows)
+        statement = _insertion(table, connection.dialect.name)
+        await _execute(connection, statement, _names_of(table), mandate_id, rows)
 
 
 async def add_rows(
-    connection: AsyncConnection, table: Table, sums: tuple[str, ...], rows: Sequence[Row]
+    connection: AsyncConnection,
+    table: Table,
+    mandate_id: str,
+    sums: tuple[str, ...],
+    rows: Sequence[Row],
 ) -> None:
-    """Inserts rows, or adds their `sums` to what stands under their primary keys."""
+    """Inserts rows of a mandate, or adds their `sums` to what stands under their primary keys."""
     if rows:
-        names = (*(part.name for part in table.primary_key), *sums)
+        names = (*_key_of(table), *sums)
         # In one order, so that two units never wait for each other.
         rows = sorted(rows, key=lambda row: [row[name] for name in names])
-        await _execute(connection, _addition(table, sums, connection.dialect.name), names, rows)
+        statement = _addition(table, sums, connection.dialect.name)
+        await _execute(connection, statement, names, mandate_id, rows)
 
 
 async def update_rows(
@@ -51,16 +62,17 @@ async def update_rows(
     """Sets these columns of a mandate's rows, which are found by their ids."""
     if rows:
         statement = _change(table, names, connection.dialect.name)
-        await _execute(connection, statement, ("id", *names), rows, this_mandate_id=mandate_id)
+        await _execute(connection, statement, ("id", *names), mandate_id, rows)
 
 
 async def _execute(
     connection: AsyncConnection,
     statement: Statement,
     names: Sequence[str],
+    mandate_id: str,
     rows: Sequence[Row],
-    **common: Any,
 ) -> None:
+    common = {_given("mandate_id"): mandate_id}
     if connection.dialect.name == "sqlite":
         each = [{_given(name): row[name] for name in names} | common for row in rows]
         await connection.execute(statement.query, each)
@@ -69,13 +81,21 @@ async def _execute(
         await statement.rows(connection, **arrays, **common)
 
 
+def _names_of(table: Table) -> list[str]:
+    return [part.name for part in table.c if part.name != "mandate_id"]
+
+
+def _key_of(table: Table) -> list[str]:
+    return [part.name for part in table.primary_key if part.name != "mandate_id"]
+
+
 def _given(name: str) -> str:
     """The parameter for a column: under its own name SQLAlchemy would take it for the column's value."""
     return f"given_{name}"
 
 
-def _values(table: Table, names: Sequence[str]) -> dict[str, Any]:
-    return {name: bindparam(_given(name), type_=table.c[name].type) for name in names}
+def _value(table: Table, name: str) -> BindParameter[Any]:
+    return bindparam(_given(name), type_=table.c[name].type)
 
 
 def _arrays(table: Table, names: Sequence[str]) -> TableValuedAlias:
@@ -87,31 +107,39 @@ def _arrays(table: Table, names: Sequence[str]) -> TableValuedAlias:
 
 
 def _insert_into(table: Table, names: Sequence[str], dialect: str) -> Any:
+    names = ("mandate_id", *names)
     if dialect == "sqlite":
-        return sqlite.insert(table).values(_values(table, names))
-    return postgresql.insert(table).from_select(names, _arrays(table, names).select())
+        return sqlite.insert(table).values({name: _value(table, name) for name in names})
+    # With a row of the mandate's own it goes to the mandate's shard. Rows made of arrays alone are
+    # made on the coordinator of a cluster and copied, and what a copy violates is told without code.
+    given = _arrays(table, names[1:])
+    rows = (
+        select(settings.c.mandate_id, *given.c)
+        .join_from(settings, given, true())
+        .where(settings.c.mandate_id == _value(table, "mandate_id"))
+    )
+    return postgresql.insert(table).from_select(names, rows)
 
 
 @cache
 def _insertion(table: Table, dialect: str) -> Statement:
-    return Statement(_insert_into(table, tuple(table.c.keys()), dialect))
+    return Statement(_insert_into(table, _names_of(table), dialect))
 
 
 @cache
 def _addition(table: Table, sums: tuple[str, ...], dialect: str) -> Statement:
-    keys = [part.name for part in table.primary_key]
-    upsert = _insert_into(table, (*keys, *sums), dialect)
+    upsert = _insert_into(table, (*_key_of(table), *sums), dialect)
     added = {name: table.c[name] + upsert.excluded[name] for name in sums}
-    return Statement(upsert.on_conflict_do_update(index_elements=keys, set_=added))
+    return Statement(upsert.on_conflict_do_update(index_elements=table.primary_key, set_=added))
 
 
 @cache
 def _change(table: Table, names: tuple[str, ...], dialect: str) -> Statement:
     if dialect == "sqlite":
-        given: Any = _values(table, ("id", *names))
+        given: Any = {name: _value(table, name) for name in ("id", *names)}
     else:
         given = _arrays(table, ("id", *names)).c
-    mandate_id = bindparam("this_mandate_id", type_=table.c.mandate_id.type)
+    mandate_id = _value(table, "mandate_id")
     return Statement(
         update(table)
         .where(table.c.mandate_id == mandate_id, table.c.id == given["id"])

@@ -342,9 +342,10 @@ class Ledger:
         )
         rows = [vars(row) for account in moved for row in account.rows]
         standing = [account for account in moved if account.rows and not account.is_new]
-        await insert_rows(connection, accounts, [_columns(new, _COLUMNS) for new in opened])
-        await insert_rows(connection, transactions, rows)
-        await insert_rows(connection, holds, [vars(hold) for hold in self._made])
+        accounts_ = [_columns(new, _COLUMNS) for new in opened]
+        made = [vars(hold) for hold in self._made]
+        for table, new_rows in ((accounts, accounts_), (transactions, rows), (holds, made)):
+            await insert_rows(connection, table, self.mandate_id, new_rows)
         await update_rows(
             connection,
             holds,

@@ -47,10 +47,10 @@ async def roll_up(
         )
         total["cost"] += row["amount"] if is_usage else -row["amount"]
         total["transaction_count"] += is_usage
-    await add_rows(connection, daily_usage, _SUMS, list(days.values()))
+    await add_rows(connection, daily_usage, terms.mandate_id, _SUMS, list(days.values()))
     late = [day for day in days.values() if day["local_date"] < terms.totalled_until]
     for table in TOTALS:
-        await add_rows(connection, table, _SUMS, _together(table, late))
+        await add_rows(connection, table, terms.mandate_id, _SUMS, _together(table, late))
 
 
 def _together(table: Table, days: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 import pycountry
-from sqlalchemy import Select, func, or_, select, true, update
+from sqlalchemy import Select, bindparam, func, or_, select, true, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from app.billing.alerts import update_alert_levels
@@ -28,6 +28,7 @@ from app.billing.models import accounts, holds, mandates, settings
 from app.billing.money import ZERO, check_amount
 from app.billing.viewer import Viewer, mandate_not_found, sees
 from app.database import Database
+from app.statements import Statement
 
 MAX_EMAILS = 20
 _JUDGED_BY = {"billing_model", "credit_limit", "warning_threshold_percent"}
@@ -53,6 +54,39 @@ def no_settings_yet(mandate_id: str, now: datetime) -> dict[str, Any]:
     }
 
 
+_IS_MANDATE = settings.c.mandate_id == bindparam("mandate_id", type_=settings.c.mandate_id.type)
+_TERMS = Statement(
+    select(
+        settings,
+        mandates.c.name.label("mandate_name"),
+        mandates.c.currency,
+        mandates.c.time_zone,
+    )
+    .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
+    .where(_IS_MANDATE)
+)
+
+
+def _locked(dialect: str, *, change: bool) -> Statement:
+    # The mandate's row, too: else whoever has waited for a change of it sees it as it was before.
+    query = _TERMS.query.with_for_update(read=not change, of=[settings, mandates])
+    if dialect == "postgresql":
+        # PostgreSQL lets every new spend share the row past a change that waits for it, so that a
+        # change of a busy mandate would wait for ever. Advisory locks queue in the order asked.
+        queue = func.pg_advisory_xact_lock if change else func.pg_advisory_xact_lock_shared
+        turn = select(queue(func.hashtextextended(settings.c.mandate_id, 0)).label("turn"))
+        # Of the mandate's row, so that it goes to the mandate's shard with the rest.
+        query = query.join(turn.where(_IS_MANDATE).cte("turn"), true())
+    return Statement(query)
+
+
+_LOCKED = {
+    (dialect, change): _locked(dialect, change=change)
+    for dialect in ("sqlite", "postgresql")
+    for change in (False, True)
+}
+
+
 async def lock_settings(connection: AsyncConnection, mandate_id: str, *, change: bool) -> Any:
     """Locks the mandate's settings row, the first lock of every unit: shared to spend, alone to change.
 
@@ -68,33 +102,13 @@ async def find_and_lock_settings(
     connection: AsyncConnection, mandate_id: str, *, change: bool
 ) -> Any:
     """As lock_settings, but None without such a mandate."""
-    query = _terms(mandate_id).with_for_update(read=not change, of=[settings, mandates])
-    if connection.dialect.name == "postgresql":
-        # PostgreSQL lets every new spend share the row past a change that waits for it, so that a
-        # change of a busy mandate would wait for ever. Advisory locks queue in the order asked.
-        queue = func.pg_advisory_xact_lock if change else func.pg_advisory_xact_lock_shared
-        turn = select(queue(func.hashtextextended(settings.c.mandate_id, 0)).label("turn"))
-        # Of the mandate's row, so that it goes to the mandate's shard with the rest.
-        query = query.join(turn.where(settings.c.mandate_id == mandate_id).cte("turn"), true())
-    return (await connection.execute(query)).first()
+    return await _LOCKED[connection.dialect.name, change].first(connection, mandate_id=mandate_id)
 
 
 async def read_terms(connection: AsyncConnection, mandate_id: str) -> Any:
     """What lock_settings returns, without a lock: for those who only look. There must be the mandate."""
-    return (await connection.execute(_terms(mandate_id))).one()
-
-
-def _terms(mandate_id: str) -> Select[Any]:
-    return (
-        select(
-            settings,
-            mandates.c.name.label("mandate_name"),
-            mandates.c.currency,
-            mandates.c.time_zone,
-        )
-        .join_from(settings, mandates, mandates.c.id == settings.c.mandate_id)
-        .where(settings.c.mandate_id == mandate_id)
-    )
+    [terms] = await _TERMS.rows(connection, mandate_id=mandate_id)
+    return terms
 
 
 async def find_settings(database: Database, viewer: Viewer, mandate_id: str) -> Any:
