@@ -145,11 +145,15 @@ class _Workers(multiprocess.Multiprocess):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
         self._told: set[Any] = set()
+        self._passed: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, sig: int, _: FrameType | None) -> None:
         self.should_exit.set()
+        if self._passed == [signal.SIGTERM]:
+            sig = signal.SIGINT  # a second SIGTERM may be one with the first to a busy worker
+        self._passed.append(sig)
         for worker in self.processes:
             self._told.add(worker)
             if worker.pid is not None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import httpx
+import psutil
 import pytest
 from sqlalchemy import make_url
 
@@ -81,6 +82,22 @@ def test_the_wait_is_cut_short(
             wait_for(server, 503)
             server.signal(number)
         begun = time.monotonic()
+        assert server.exit_code() == 0
+        assert time.monotonic() - begun < 20
+
+
+@on_sqlite
+def test_a_busy_worker_hears_both_of_two_signals(database_url: str) -> None:
+    with draining(database_url, 2, 60) as server:
+        workers = psutil.Process(server.pid).children()
+        for worker in workers:
+            worker.suspend()
+        for _ in range(2):
+            server.signal(signal.SIGTERM)
+            time.sleep(0.2)
+        begun = time.monotonic()
+        for worker in workers:
+            worker.resume()
         assert server.exit_code() == 0
         assert time.monotonic() - begun < 20
 

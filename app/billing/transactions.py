@@ -270,6 +270,7 @@ _LATEST_BALANCES = Statement(
         accounts.c.id,
         select(transactions.c.balance_after)
         .where(
+            is_among(transactions.c.mandate_id, "mandate_ids"),  # for a cluster: it sees no further
             transactions.c.mandate_id == accounts.c.mandate_id,
             transactions.c.account_id == accounts.c.id,
             transactions.c.id <= bindparam("last_key", type_=transactions.c.id.type),
