@@ -45,7 +45,7 @@ async def distribute(database: Database) -> AsyncGenerator[tuple[str, bool]]:
         yield table.name, False
         await _run(database, _refer if table in DIRECTORY else _distribute, table)
         yield table.name, True
-    for work in (_drop_local_rows, _link, _show_shards):
+    for work in (_drop_local_rows, _link, _set_up):
         await _run(database, work)
 
 
@@ -178,13 +178,17 @@ def _link(connection: Connection) -> None:
                 connection.execute(AddConstraint(key, isolate_from_table=False))
 
 
-def _show_shards(connection: Connection) -> None:
-    """In the catalogs. To hide them, Citus looks at each row of pg_class that is read.
-
-    Then it takes seconds, for each new connection, in which the driver learns the types of arrays.
-    """
+def _set_up(connection: Connection) -> None:
+    """Settings of the database that new sessions have."""
     name = connection.exec_driver_sql("SELECT current_database()").scalar_one()
-    connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET citus.override_table_visibility = off')
+    for setting in (
+        # To hide shards in the catalogs, Citus looks at each row of pg_class that is read: then it takes
+        # seconds, for each new connection, in which the driver learns the types of arrays.
+        "citus.override_table_visibility = off",
+        # A transaction's SET LOCAL holds on the workers, too: there are the locks that it waits for.
+        "citus.propagate_set_commands = local",
+    ):
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET {setting}')
 
 
 def _allow_triggers(connection: Connection) -> None:

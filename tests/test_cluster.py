@@ -1,6 +1,7 @@
 """`distribute` and migrations on a Citus cluster; collected where BILLING_TEST_CITUS_URL names one."""
 
 import asyncio
+import time
 
 import pytest
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from sqlalchemy import make_url, text
 from sqlalchemy.exc import DBAPIError
 
 from app.billing.enums import BillingModel
-from app.database import Database
+from app.database import PROMPT, Database, DatabaseUnavailable
 from app.distribution import DIRECTORY, distribute, distributed_tables
 from app.migrate import migrate
 from tests.conftest import Billing
@@ -118,11 +119,24 @@ async def test_one_that_was_stopped_goes_on(postgresql_url: str, steps: int) -> 
         for _ in range(steps):
             await anext(work)
         await work.aclose()
-        assert await layout(database) != LAYOUT or steps > 23
+        assert await layout(database) != LAYOUT
         await all_of(database)
         assert await layout(database) == LAYOUT
         assert await dump(database) == before
     assert verify_by_command(postgresql_url) == ""
+
+
+async def test_nobody_waits_long_for_a_lock_on_a_worker(postgresql_url: str) -> None:
+    async with Database(postgresql_url) as database:
+        await fill(database)
+        await all_of(database)
+        pooled = Database(postgresql_url, waits=PROMPT, direct_url=postgresql_url)
+        async with pooled, database.engine.begin() as other:
+            await other.execute(text("SELECT 1 FROM account WHERE mandate_id = 'acme' FOR UPDATE"))
+            begun = time.monotonic()
+            with pytest.raises(DatabaseUnavailable):
+                await record(pooled, usage_event(1, mandate_id="acme"))
+            assert time.monotonic() - begun < 5
 
 
 async def test_a_migration_keeps_the_layout(
@@ -188,4 +202,4 @@ def test_a_worker_is_no_coordinator(
     monkeypatch.setenv("BILLING_DATABASE_URL", asyncio.run(worker_of()))
     code, out, err = command("distribute")
     assert (code, out) == (1, "")
-    assert "coordinator" in err or "run `billing migrate`" in err
+    assert "This node is no coordinator" in err
