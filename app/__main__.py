@@ -26,7 +26,9 @@ def main() -> None:
     try:
         cli()
     except DatabaseUnavailable as error:
-        cause = getattr(error.__cause__, "orig", None) or error.__cause__
+        cause = str(getattr(error.__cause__, "orig", None) or error.__cause__)
+        if "unsupported startup parameter" in cause:
+            cause += ". If that is PgBouncer, set BILLING_DATABASE_POOLED=on."
         _fail(f"The database cannot be reached: {cause}")
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))

@@ -111,3 +111,15 @@ def test_commands_go_past_it(
     assert command("migrate")[0] == 0
     assert command("user-add", "root", "--sysadmin") == (0, "User root is saved.\n", "")
     assert command("verify-ledger")[0] == 0
+
+
+def test_a_server_that_was_not_told_of_it_says_what_to_set(
+    command: Billing, monkeypatch: pytest.MonkeyPatch, bounced_url: str
+) -> None:
+    monkeypatch.setenv("BILLING_DATABASE_URL", bounced_url)
+    code, out, err = command("serve")
+    assert (code, out) == (1, "")
+    assert err.startswith("billing: The database cannot be reached:")
+    assert err.endswith(
+        "unsupported startup parameter: statement_timeout. If that is PgBouncer, set BILLING_DATABASE_POOLED=on.\n"
+    ), err
