@@ -54,10 +54,11 @@ _FAST = [
 ]
 # A replica is as far as what is flushed, which without it comes later than the commit.
 _FOLLOWED = ["ALTER SYSTEM SET synchronous_commit = on", "SELECT pg_reload_conf()"]
+# Only those whose transactions would be in the way: PgBouncer may just be passing on an idle one.
 _END_OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE datname = current_database() AND pid <> pg_backend_pid()
-        AND backend_type = 'client backend'
+        AND backend_type = 'client backend' AND state <> 'idle'
 """
 _TABLES = [f'"{table.name}"' for table in reversed(SQLModel.metadata.sorted_tables)]
 # The ledger's triggers refuse to empty it; and Citus empties what refers to the directory in turn.
