@@ -123,10 +123,9 @@ class Database:
         else:
             self._engines = of_postgresql(
                 address,
-                parse_address(direct_url or url),
+                parse_address(direct_url) if direct_url else None,
                 2 * pool_size,
                 Timeouts(waits.statement, waits.lock, waits.idle),
-                pooled=self._pooled,
             )
             listen(self.engine.sync_engine, "after_cursor_execute", self._watch.note_answer)
         self._lending = Lending(self._engines.reader.sync_engine)
@@ -203,7 +202,7 @@ class Database:
                 yield connection
 
     async def consult(self, question: Unit[T], *, snapshot: bool = False) -> T:
-        """What a question is answered on a connection in autocommit, or else in one snapshot."""
+        """As every Reader."""
         async with self.snapshot() if snapshot else self.read() as connection:
             return await question(connection)
 

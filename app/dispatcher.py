@@ -30,6 +30,7 @@ from app.billing.holds import expire_holds
 from app.billing.roll_up import total_days
 from app.config import Settings, mail_sender
 from app.database import Database, DatabaseUnavailable
+from app.faults import reason_of
 from app.lease import Leadership
 from app.observer import Observer
 
@@ -122,8 +123,7 @@ async def _repeat(
         try:
             await work()
         except DatabaseUnavailable as error:
-            cause = getattr(error.__cause__, "orig", None) or error.__cause__
-            logger.warning("The database cannot be reached: %s", cause)
+            logger.warning("The database cannot be reached: %s", reason_of(error))
         except Exception:
             logger.exception("Work in the background failed.")
 

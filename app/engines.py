@@ -48,9 +48,10 @@ def of_sqlite(address: URL, pool_size: int, busy: float) -> Engines:
 
 
 def of_postgresql(
-    address: URL, direct: URL, pool_size: int, timeouts: postgresql.Timeouts, *, pooled: bool
+    address: URL, direct: URL | None, pool_size: int, timeouts: postgresql.Timeouts
 ) -> Engines:
-    """`pooled`: the address leads through PgBouncer in transaction mode, and `direct` past it."""
+    """With `direct` the address leads through PgBouncer in transaction mode, and this one past it."""
+    pooled = direct is not None
     options: dict[str, Any] = {
         "connect_args": postgresql.connect_args(timeouts, pooled=pooled),
         "hide_parameters": True,
@@ -71,4 +72,4 @@ def of_postgresql(
     options |= {"poolclass": NullPool, "isolation_level": "AUTOCOMMIT"}
     prober = create_async_engine(address, **options)
     options["connect_args"] = postgresql.connect_args(timeouts, pooled=False)
-    return Engines(writer, reader, prober, create_async_engine(direct, **options))
+    return Engines(writer, reader, prober, create_async_engine(direct or address, **options))

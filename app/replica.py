@@ -139,18 +139,13 @@ class _Replica:
             self._returning = asyncio.create_task(self._wait_for_it(), context=Context())
 
     async def _wait_for_it(self) -> None:
-        is_back = False
-        while not is_back:
+        while self._returning:
             await asyncio.sleep(ASK_AGAIN_SECONDS)
             with suppress(Exception):  # whatever it is, it is asked again
-                is_back = await self._is_back()
+                written = await _WRITTEN.first(self._primary)
+                await self._replica.ask(partial(_wait, written))
+                self._returning = None
         logger.info("The replica answers again.")
-        self._returning = None
-
-    async def _is_back(self) -> bool:
-        written = await _WRITTEN.first(self._primary)
-        await self._replica.ask(partial(_wait, written))
-        return True
 
 
 async def _wait(written: Any, replica: Source) -> None:

@@ -1,8 +1,6 @@
 """The command: our server against hand-written routes and against stock Strawberry, in one table."""
 
 import argparse
-import asyncio
-import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator, Sequence
@@ -13,12 +11,11 @@ from rich.console import Console
 from rich.progress import Progress
 
 from app.database import Database
-from benchmarks.client import Unsound
 from benchmarks.comparison import compare
 from benchmarks.contenders import OURS, RAW, STOCK, Contender, running
 from benchmarks.figures import BARE, Row, machine, table
 from benchmarks.load import USERS, load
-from benchmarks.server import running_server
+from benchmarks.server import run, running_server
 from benchmarks.work import Work, all_work, reading
 from benchmarks.world import load_by_domain, populate
 
@@ -31,14 +28,7 @@ START, MEMORY = "start", "memory"
 
 def main() -> None:
     """Runs the benchmark; servers and data are gone afterwards, whatever happens."""
-    arguments = _arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        asyncio.run(_run(arguments))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Unsound as error:
-        sys.exit(str(error))
+    run(_run(_arguments()))
 
 
 def _arguments() -> argparse.Namespace:

@@ -4,10 +4,8 @@ Loads ledgers of several sizes side by side and prints how long each question ta
 """
 
 import argparse
-import asyncio
 import os
 import platform
-import signal
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
@@ -23,7 +21,7 @@ from app.billing.verify import verify_ledger
 from app.database import Database
 from benchmarks.load import MANDATE, USERS, load
 from benchmarks.questions import milliseconds, questions
-from benchmarks.server import running_server
+from benchmarks.server import run, running_server
 
 AIM = 1.5
 """Times longer than on the smallest ledger that a statistic or a page may take on the largest."""
@@ -36,9 +34,7 @@ Times = Mapping[str, Mapping[int, Sequence[float]]]
 
 def main() -> None:
     """Runs the benchmark; the server and its data are gone afterwards, whatever happens."""
-    arguments = _arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    asyncio.run(_run(arguments))
+    run(_run(_arguments()))
 
 
 def _arguments() -> argparse.Namespace:

@@ -176,19 +176,15 @@ def operations(copies: Sequence[str], now: datetime) -> list[Operation]:
             (b'"hasNextPage":', 1),
             connections=8,
         ),
-        Operation(
-            "hot-pooled",
-            "hottest mandate, one account",
-            [(GATEWAY, hold_and_settle(POOLED, user_id)) for user_id in USERS],
-            settled,
-            connections=64,
-        ),
-        Operation(
-            "hot-by-user",
-            "hottest mandate, an account a user",
-            [(GATEWAY, hold_and_settle(BY_USER, user_id)) for user_id in USERS],
-            settled,
-            connections=64,
+        *(
+            Operation(
+                mandate_id,
+                f"hottest mandate, {accounts_of}",
+                [(GATEWAY, hold_and_settle(mandate_id, user_id)) for user_id in USERS],
+                settled,
+                connections=64,
+            )
+            for mandate_id, accounts_of in ((POOLED, "one account"), (BY_USER, "an account a user"))
         ),
         Operation(
             "hot-record",

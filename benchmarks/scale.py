@@ -7,9 +7,7 @@ many nodes carry a platform.
 import argparse
 import asyncio
 import os
-import signal
 import sys
-from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
@@ -20,7 +18,7 @@ from rich.progress import Progress
 
 from app.database import Database
 from benchmarks.capacity import Word
-from benchmarks.client import Load, Outcome, Unsound, apply
+from benchmarks.client import Load, Outcome, apply
 from benchmarks.contenders import OURS, Contender, running, tokens
 from benchmarks.load import GATEWAY, USERS
 from benchmarks.mandates import Operation, check_answers, fill, operations, viewers
@@ -35,7 +33,7 @@ from benchmarks.metering import (
     written,
 )
 from benchmarks.scale_tables import Round, Rounds, show
-from benchmarks.server import running_server
+from benchmarks.server import run, running_server
 from benchmarks.work import Step, Work
 
 ROWS, MANDATES = 500_000, 100
@@ -48,14 +46,7 @@ _FIRST = Work("first", "first", GATEWAY, [[Step("{ viewer { isSysAdmin } }", {},
 
 def main() -> None:
     """Runs the benchmark; servers and data are gone afterwards, whatever happens."""
-    arguments = _arguments()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        asyncio.run(_run(arguments))
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except Unsound as error:
-        sys.exit(str(error))
+    run(_run(_arguments()))
 
 
 def _arguments() -> argparse.Namespace:
@@ -239,10 +230,12 @@ async def measure(
     """All that comes of it. They take turns, so that all meet the same machine."""
     for work in works:
         await bench.check(work)
-    found: defaultdict[tuple[str, int], list[Round]] = defaultdict(list)
+    found: dict[str, dict[int, list[Round]]] = {
+        work.name: {number: [] for number in processes} for work in works
+    }
     turns = [(work, number) for _ in range(rounds) for work in works for number in processes]
     for work, number in bars.track(turns, description="Measuring"):
-        found[work.name, number].append(await bench.load(work, number, seconds))
+        found[work.name][number].append(await bench.load(work, number, seconds))
     return found
 
 

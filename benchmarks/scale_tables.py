@@ -26,7 +26,7 @@ from benchmarks.capacity import (
     own_cost,
 )
 from benchmarks.figures import machine
-from benchmarks.mandates import Operation
+from benchmarks.mandates import POOLED, Operation
 
 SPENDS = (1_000, 10_000, 100_000)
 """A second, in the busiest hour."""
@@ -54,13 +54,12 @@ class Round:
     """Each unit of requests took, from the first request to the last answer."""
 
 
-Rounds = Mapping[tuple[str, int], Sequence[Round]]
-"""By the operation's name and the number of processes that were asked."""
+Rounds = Mapping[str, Mapping[int, Sequence[Round]]]
+"""By the operation's name, and by the number of processes that were asked."""
 
 
-def cost(rounds: Rounds, name: str, word: Word) -> Cost:
+def cost(by_number: Mapping[int, Sequence[Round]], word: Word) -> Cost:
     """What an operation costs at its dearest; `word` is what one word of it costs who hears it."""
-    by_number = {number: found for (each, number), found in rounds.items() if each == name}
     every = [each for found in by_number.values() for each in found]
     done = sum(each.done for each in every)
     words = sum(each.words for each in every) / done
@@ -89,13 +88,8 @@ def show(
 ) -> None:
     """Prints it all."""
     given = Assumptions(flush=flush)
-    costs = {work.name: cost(rounds, work.name, word) for work in works}
-    hottest = {
-        work.name: max(
-            _median(found, _rate) for (name, _), found in rounds.items() if name == work.name
-        )
-        for work in works
-    }
+    costs = {work.name: cost(rounds[work.name], word) for work in works}
+    hottest = max(_median(found, _rate) for found in rounds[POOLED].values())
     asked = [
         *((f"{rate:,} spends/s, hold and settle", rate, costs["spend"]) for rate in SPENDS),
         *((f"{rate:,} spends/s, recordUsage", rate, costs["record"]) for rate in SPENDS),
@@ -106,47 +100,38 @@ def show(
         for name, rate, each in asked
     ]
     # In a file or a pipe it would be wrapped at 80.
-    console = Console(width=None if sys.stdout.isatty() else 240)
+    console = Console(width=None if sys.stdout.isatty() else 240, highlight=False)
     style = box.MARKDOWN if arguments.markdown else box.HEAVY_HEAD
     for title, table in (
         ("Measured", _measured(rounds, works, style)),
         ("Reckoned: nodes", _needed(needs, given, style)),
         (
             "Reckoned: what gives way first, hold and settle (above 1 it must be lifted)",
-            _limited(
-                [each for _, each, _ in needs[:3]],
-                costs["spend"],
-                hottest["hot-pooled"],
-                given,
-                style,
-            ),
+            _limited([each for _, each, _ in needs[:3]], costs["spend"], hottest, given, style),
         ),
     ):
-        console.print(f"\n{title}\n", highlight=False)
+        console.print(f"\n{title}\n")
         console.print(table)
     console.print(
         f"\n{machine(now)}; {arguments.rows:,} transactions; rounds of {arguments.seconds:g} s,"
         f" {arguments.rounds} of each; load average at the end {load:.1f}. ± is half of what lies"
         " between the lowest and the highest round. Clients, API and PostgreSQL share these cores:"
         " operations a second say nothing about more of them, processor time does.",
-        highlight=False,
     )
-    console.print(f"Assumed: {_assumed(given)}.", highlight=False)
+    console.print(f"Assumed: {_assumed(given)}.")
     console.print(
         "Unheard: if a process were told only of what is watched there. Commits: transactions with"
         " an id, of which those that only tell others wait for no disk.",
-        highlight=False,
     )
-    console.print("Reckoned by:", highlight=False)
+    console.print("Reckoned by:")
     for formula in FORMULAS:
-        console.print(f"- {formula}", highlight=False)
-    console.print("With, in milliseconds of a core:", highlight=False)
+        console.print(f"- {formula}")
+    console.print("With, in milliseconds of a core:")
     for work in works:
         each = costs[work.name]
         console.print(
             f"- {work.label}: api {figure(each.api)}, database {figure(each.database)};"
             f" heard {figure(each.heard * 1000)} µs, told {figure(each.told * 1000)} µs",
-            highlight=False,
         )
 
 
@@ -166,9 +151,7 @@ def _measured(rounds: Rounds, works: Sequence[Operation], style: box.Box) -> Tab
     )
     table = _table(columns, style)
     for work in works:
-        for (name, number), found in rounds.items():
-            if name != work.name:
-                continue
+        for number, found in rounds[work.name].items():
             taken = sorted(each for one in found for each in one.milliseconds)
             *_, p95, _, _, _, p99 = quantiles(taken, n=100) if len(taken) > 1 else taken * 99
             done = sum(one.done for one in found)
@@ -190,15 +173,8 @@ def _measured(rounds: Rounds, works: Sequence[Operation], style: box.Box) -> Tab
 def _needed(needs: Iterable[tuple[str, Need, Need]], given: Assumptions, style: box.Box) -> Table:
     columns = (
         *("", f"API cores (of {given.api_cores})", f"PostgreSQL cores (of {given.database_cores})"),
-        *(
-            "unheard: API",
-            "unheard: PostgreSQL",
-            "connections",
-            "outbox polls/s",
-            "commits/s",
-            "to a flush",
-        ),
-        *("WAL MB/s", "disk TB a month"),
+        *("unheard: API", "unheard: PostgreSQL", "connections", "outbox polls/s"),
+        *("commits/s", "to a flush", "WAL MB/s", "disk TB a month"),
     )
     table = _table(columns, style)
     for name, each, unheard in needs:

@@ -1,14 +1,19 @@
 """A PostgreSQL server of the benchmark's own, gone with all its data when the benchmark ends."""
 
+import asyncio
 import os
+import signal
+import sys
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import make_url
 
 from app.database import Database
+from benchmarks.client import Unsound
 
 # Everything else is PostgreSQL's default. What these change is writing: reads are as with them, and
 # who measures writes takes the first three back.
@@ -46,6 +51,17 @@ class Server:
     async def write_durably(self) -> None:
         """From now on a commit waits for the disk, as by PostgreSQL's own settings."""
         await self.execute(*_DURABLE, "SELECT pg_reload_conf()", "CHECKPOINT")
+
+
+def run(benchmark: Coroutine[Any, Any, None]) -> None:
+    """Runs a benchmark to its end, also when it is told to stop: its servers are ended then, too."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        asyncio.run(benchmark)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except Unsound as error:
+        sys.exit(str(error))
 
 
 @asynccontextmanager

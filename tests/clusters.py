@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import make_url, text
 
 from app.database import Database
+from tests.topology import at, text_of
 
 COORDINATOR = os.environ.get("BILLING_TEST_CITUS_URL")
 
@@ -32,11 +33,11 @@ async def _create(server: str, name: str) -> None:
     address = make_url(server)
     join = []
     for worker in workers:
-        await _execute(worker, f"CREATE DATABASE {name}")
-        await _execute(_in(worker, name), "CREATE EXTENSION citus")
+        await execute(worker, f"CREATE DATABASE {name}")
+        await execute(at(worker, name), "CREATE EXTENSION citus")
         node = make_url(worker)
         join.append(f"SELECT citus_add_node('{node.host}', {node.port})")
-    await _execute(
+    await execute(
         server,
         f"CREATE DATABASE {name}",
         f"ALTER DATABASE {name} SET citus.shard_count = 4",
@@ -44,8 +45,8 @@ async def _create(server: str, name: str) -> None:
         f"ALTER DATABASE {name} SET citus.enable_unsafe_triggers = on",
         f"ALTER DATABASE {name} SET citus.override_table_visibility = off",
     )
-    await _execute(
-        _in(server, name),
+    await execute(
+        at(server, name),
         "CREATE EXTENSION citus",
         f"SELECT citus_set_coordinator_host('{address.host}', {address.port})",
         *join,
@@ -54,7 +55,7 @@ async def _create(server: str, name: str) -> None:
 
 async def _drop(server: str, name: str) -> None:
     for node in (server, *await _workers(server)):
-        await _execute(node, f"DROP DATABASE {name} WITH (FORCE)")
+        await execute(node, f"DROP DATABASE {name} WITH (FORCE)")
 
 
 async def _workers(server: str) -> list[str]:
@@ -63,17 +64,11 @@ async def _workers(server: str) -> list[str]:
             text("SELECT nodename, nodeport FROM pg_dist_node WHERE groupid > 0 ORDER BY nodeid")
         )
         address = make_url(server)
-        return [
-            address.set(host=host, port=port).render_as_string(hide_password=False)
-            for host, port in found
-        ]
+        return [text_of(address.set(host=host, port=port)) for host, port in found]
 
 
-def _in(server: str, name: str) -> str:
-    return make_url(server).set(database=name).render_as_string(hide_password=False)
-
-
-async def _execute(address: str, *statements: str) -> None:
+async def execute(address: str, *statements: str) -> None:
+    """Runs statements one after the other, each by itself."""
     async with Database(address) as database, database.read() as connection:
         for statement in statements:
             await connection.exec_driver_sql(statement)

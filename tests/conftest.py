@@ -16,6 +16,7 @@ import threading
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ from app.distribution import distribute
 from app.migrate import migrate
 from tests import sent
 from tests.api import Api, serving
-from tests.clusters import COORDINATOR, create_on_nodes, drop_on_nodes
+from tests.clusters import COORDINATOR, create_on_nodes, drop_on_nodes, execute
 from tests.topology import (
     Replica,
     Topology,
@@ -131,7 +132,7 @@ def postgresql_server() -> Iterator[str]:
         server = get_server(directory / "data", cleanup_mode="delete")
     try:
         address = server.get_uri()
-        asyncio.run(_execute(address, *_FAST, "SELECT pg_reload_conf()"))
+        asyncio.run(execute(address, *_FAST, "SELECT pg_reload_conf()"))
         yield address
     finally:
         server.cleanup()
@@ -146,7 +147,7 @@ def topology(request: pytest.FixtureRequest, postgresql_server: str) -> Iterator
         if request.config.getoption("pooled"):
             bouncer = stack.enter_context(pgbouncer(postgresql_server))
         if request.config.getoption("replicated"):
-            asyncio.run(_execute(postgresql_server, *_FOLLOWED))
+            asyncio.run(execute(postgresql_server, *_FOLLOWED))
             replica = stack.enter_context(replica_of(postgresql_server)).address
         if bouncer or replica:
             meet_databases(stack.enter_context(pytest.MonkeyPatch.context()))
@@ -171,7 +172,7 @@ def postgresql_migrated(postgresql_server: str) -> Iterator[str]:
 @pytest.fixture
 def postgresql_emptied(postgresql_migrated: str, topology: Topology) -> str:
     """The address of that database without rows."""
-    asyncio.run(_execute(postgresql_migrated, _END_OTHERS, _EMPTY))
+    asyncio.run(execute(postgresql_migrated, _END_OTHERS, _EMPTY))
     return topology.front(postgresql_migrated)
 
 
@@ -243,7 +244,7 @@ def durable_url(postgresql_server: str, replica: Replica) -> Iterator[str]:
 @pytest.fixture
 def replica_url(durable_url: str, replica: Replica) -> Iterator[str]:
     """Where the replica has that database."""
-    address = at(replica, durable_url)
+    address = at(replica.address, make_url(durable_url).database)
     replica.wait_for(address)
     yield address
     replica.signal(signal.SIGCONT)
@@ -274,18 +275,12 @@ def new_database(server: str, *, spread: bool = True) -> Iterator[str]:
     if on_nodes:
         create_on_nodes(server, name)
     else:
-        asyncio.run(_execute(server, f"CREATE DATABASE {name}"))
-    yield make_url(server).set(database=name).render_as_string(hide_password=False)
+        asyncio.run(execute(server, f"CREATE DATABASE {name}"))
+    yield at(server, name)
     if on_nodes:
         drop_on_nodes(server, name)
     else:
-        asyncio.run(_execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
-
-
-async def _execute(address: str, *statements: str) -> None:
-    async with Database(address) as database, database.read() as connection:
-        for statement in statements:
-            await connection.exec_driver_sql(statement)
+        asyncio.run(execute(server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
 async def _migrate(address: str) -> None:
@@ -328,15 +323,17 @@ def billing(command: Billing, monkeypatch: pytest.MonkeyPatch, database_url: str
     return command
 
 
+def on(url: str, work: Callable[..., Awaitable[Any]], /, *arguments: Any, **options: Any) -> Any:
+    """Runs a coroutine function on a database."""
+
+    async def connected() -> Any:
+        async with Database(url) as database:
+            return await work(database, *arguments, **options)
+
+    return asyncio.run(connected())
+
+
 @pytest.fixture
 def on_database(database_url: str) -> OnDatabase:
     """Runs a coroutine function on that database."""
-
-    def run(work: Callable[..., Awaitable[Any]], *arguments: Any, **options: Any) -> Any:
-        async def connected() -> Any:
-            async with Database(database_url) as database:
-                return await work(database, *arguments, **options)
-
-        return asyncio.run(connected())
-
-    return run
+    return partial(on, database_url)

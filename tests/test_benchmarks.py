@@ -159,13 +159,12 @@ def _round(done: int, api: float = 4.0) -> Round:
 
 def test_what_rounds_have_cost_is_told_by_operation() -> None:
     rounds = {
-        ("dashboard", 1): [_round(10), _round(20)],
-        ("spend", 1): [_round(500), _round(1_000), _round(800)],
-        ("spend", 2): [_round(1_000, api=5.5)],
+        1: [_round(500), _round(1_000), _round(800)],
+        2: [_round(1_000, api=5.5)],
     }
-    found = cost(rounds, "spend", Word(api=0.125, database=0.01))
+    found = cost(rounds, Word(api=0.125, database=0.01))
     assert found == Cost(5.25, 0.25, 2.5, 0.02, 3, 5_000, disk=1_600 / 3_300)
-    assert spread(rounds["spend", 1], lambda one: one.done / one.seconds) == "400 ±31%"
+    assert spread(rounds[1], lambda one: one.done / one.seconds) == "400 ±31%"
     assert [figure(value) for value in (inf, 1234.5, 12.345, 0.01234)] == [
         "none",
         "1,234",
@@ -190,7 +189,7 @@ async def test_spends_and_dashboards_of_many_mandates_are_measured(
                 check = await verify_ledger(connection, mandate_id)
             assert check.mismatches == []
             booked += check.transactions_checked
-    found = {name: one for (name, _), [one] in rounds.items()}
+    found = {name: by_number[1][0] for name, by_number in rounds.items()}
     assert all(one.done > 0 and one.api > 0 and one.database > 0 for one in found.values())
     spends = sum(one.done for name, one in found.items() if name != "dashboard")
     assert booked >= 2 * ROWS + spends

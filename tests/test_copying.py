@@ -2,7 +2,6 @@
 
 import asyncio
 import shutil
-from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -19,7 +18,7 @@ from app.billing.roll_up import total_days
 from app.database import Database
 from app.migrate import migrate
 from app.revision import revision_needed
-from tests.conftest import Billing, OnDatabase
+from tests.conftest import Billing, OnDatabase, on
 from tests.outbox import put
 from tests.test_command_line import failure
 from tests.world import (
@@ -112,14 +111,6 @@ async def filled_values(database: Database) -> dict[Column[Any], tuple[int, int]
             rows, values = (await connection.execute(counts)).one()
             found[column] = (rows, values)
     return found
-
-
-def on(url: str, work: Callable[..., Awaitable[Any]], *arguments: Any) -> Any:
-    async def connected() -> Any:
-        async with Database(url) as database:
-            return await work(database, *arguments)
-
-    return asyncio.run(connected())
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])

@@ -265,11 +265,7 @@ class Scene:
 
 
 async def kill_the_leader(scene: Scene) -> None:
-    leader = await leader_among(scene.database, scene.servers)
-    leader.kill()
-    [heir] = [server for server in scene.servers if server is not leader]
-    await leader_among(scene.database, [heir])
-    await asyncio.to_thread(leader.start_again)
+    await _kill(scene, await leader_among(scene.database, scene.servers))
 
 
 async def kill_the_replica(scene: Scene) -> None:
@@ -279,8 +275,12 @@ async def kill_the_replica(scene: Scene) -> None:
 
 
 async def kill_one(scene: Scene) -> None:
-    dead, survivor = random.sample(list(scene.servers), 2)
+    await _kill(scene, random.choice(scene.servers))
+
+
+async def _kill(scene: Scene, dead: Server) -> None:
     dead.kill()
+    [survivor] = [server for server in scene.servers if server is not dead]
     await leader_among(scene.database, [survivor])
     await asyncio.to_thread(dead.start_again)
 

@@ -53,6 +53,11 @@ def text_of(address: URL) -> str:
     return address.render_as_string(hide_password=False)
 
 
+def at(server: str, name: str | None, **options: str) -> str:
+    """The address of a database of this server."""
+    return text_of(make_url(server).set(database=name).update_query_dict(options))
+
+
 @contextmanager
 def directory_of_user(prefix: str) -> Iterator[Path]:
     """An empty directory for such a process; the path of a Unix socket in it stays short."""
@@ -191,11 +196,6 @@ class Replica:
             self._process.wait(20)
 
 
-def at(replica: Replica, address: str) -> str:
-    """Where the replica has this database of its primary."""
-    return text_of(make_url(replica.address).set(database=make_url(address).database))
-
-
 @contextmanager
 def replica_of(primary: str) -> Iterator[Replica]:
     """A replica of this server, which follows it."""
@@ -234,11 +234,10 @@ class Topology:
         settings = {}
         front = address
         if self.bouncer:
-            front = text_of(make_url(self.bouncer).set(database=name, query={"ssl": "disable"}))
+            front = at(self.bouncer, name, ssl="disable")
             settings = {"BILLING_DATABASE_POOLED": "on", "BILLING_DIRECT_DATABASE_URL": address}
         if self.replica:
-            replica = text_of(make_url(self.replica).set(database=name))
-            settings["BILLING_READ_DATABASE_URL"] = replica
+            settings["BILLING_READ_DATABASE_URL"] = at(self.replica, name)
         _settings[front] = settings
         return front
 

@@ -3,12 +3,13 @@
 SQLite, which is no server to go to and fro, gets the rows one after the other.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from sqlalchemy import (
     BindParameter,
+    Column,
     Table,
     TableValuedAlias,
     bindparam,
@@ -33,7 +34,7 @@ async def insert_rows(
     """Inserts rows of a mandate into a table, each with all of its columns."""
     if rows:
         statement = _insertion(table, connection.dialect.name)
-        await _execute(connection, statement, _names_of(table), mandate_id, rows)
+        await _execute(connection, statement, _others(table.c), mandate_id, rows)
 
 
 async def add_rows(
@@ -45,7 +46,7 @@ async def add_rows(
 ) -> None:
     """Inserts rows of a mandate, or adds their `sums` to what stands under their primary keys."""
     if rows:
-        names = (*_key_of(table), *sums)
+        names = (*_others(table.primary_key), *sums)
         # In one order, so that two units never wait for each other.
         rows = sorted(rows, key=lambda row: [row[name] for name in names])
         statement = _addition(table, sums, connection.dialect.name)
@@ -81,12 +82,8 @@ async def _execute(
         await statement.rows(connection, **arrays, **common)
 
 
-def _names_of(table: Table) -> list[str]:
-    return [part.name for part in table.c if part.name != "mandate_id"]
-
-
-def _key_of(table: Table) -> list[str]:
-    return [part.name for part in table.primary_key if part.name != "mandate_id"]
+def _others(columns: Iterable[Column[Any]]) -> list[str]:
+    return [column.name for column in columns if column.name != "mandate_id"]
 
 
 def _given(name: str) -> str:
@@ -123,12 +120,12 @@ def _insert_into(table: Table, names: Sequence[str], dialect: str) -> Any:
 
 @cache
 def _insertion(table: Table, dialect: str) -> Statement:
-    return Statement(_insert_into(table, _names_of(table), dialect))
+    return Statement(_insert_into(table, _others(table.c), dialect))
 
 
 @cache
 def _addition(table: Table, sums: tuple[str, ...], dialect: str) -> Statement:
-    upsert = _insert_into(table, (*_key_of(table), *sums), dialect)
+    upsert = _insert_into(table, (*_others(table.primary_key), *sums), dialect)
     added = {name: table.c[name] + upsert.excluded[name] for name in sums}
     return Statement(upsert.on_conflict_do_update(index_elements=table.primary_key, set_=added))
 

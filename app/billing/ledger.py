@@ -342,9 +342,11 @@ class Ledger:
         )
         rows = [vars(row) for account in moved for row in account.rows]
         standing = [account for account in moved if account.rows and not account.is_new]
-        accounts_ = [_columns(new, _COLUMNS) for new in opened]
-        made = [vars(hold) for hold in self._made]
-        for table, new_rows in ((accounts, accounts_), (transactions, rows), (holds, made)):
+        for table, new_rows in (
+            (accounts, [_columns(new, _COLUMNS) for new in opened]),
+            (transactions, rows),
+            (holds, [vars(hold) for hold in self._made]),
+        ):
             await insert_rows(connection, table, self.mandate_id, new_rows)
         await update_rows(
             connection,

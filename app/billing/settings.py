@@ -67,6 +67,7 @@ _TERMS = Statement(
 )
 
 
+@cache
 def _locked(dialect: str, *, change: bool) -> Statement:
     # The mandate's row, too: else whoever has waited for a change of it sees it as it was before.
     query = _TERMS.query.with_for_update(read=not change, of=[settings, mandates])
@@ -78,13 +79,6 @@ def _locked(dialect: str, *, change: bool) -> Statement:
         # Of the mandate's row, so that it goes to the mandate's shard with the rest.
         query = query.join(turn.where(_IS_MANDATE).cte("turn"), true())
     return Statement(query)
-
-
-_LOCKED = {
-    (dialect, change): _locked(dialect, change=change)
-    for dialect in ("sqlite", "postgresql")
-    for change in (False, True)
-}
 
 
 async def lock_settings(connection: AsyncConnection, mandate_id: str, *, change: bool) -> Any:
@@ -102,7 +96,8 @@ async def find_and_lock_settings(
     connection: AsyncConnection, mandate_id: str, *, change: bool
 ) -> Any:
     """As lock_settings, but None without such a mandate."""
-    return await _LOCKED[connection.dialect.name, change].first(connection, mandate_id=mandate_id)
+    statement = _locked(connection.dialect.name, change=change)
+    return await statement.first(connection, mandate_id=mandate_id)
 
 
 async def read_terms(connection: AsyncConnection, mandate_id: str) -> Any:

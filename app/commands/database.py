@@ -35,9 +35,10 @@ async def distribute() -> None:
         with progress() as bars:
             tasks: dict[str, TaskID] = {}
             async for table, done in distribution.distribute(database):
-                if table not in tasks:
+                if done:
+                    bars.update(tasks[table], total=1, completed=1)
+                else:
                     tasks[table] = bars.add_task(table, total=None)
-                bars.update(tasks[table], total=1 if done else None, completed=int(done))
     typer.echo(f"{len(tasks)} tables are spread over the cluster.")
 
 
