@@ -28,7 +28,10 @@ def main() -> None:
     except DatabaseUnavailable as error:
         cause = str(getattr(error.__cause__, "orig", None) or error.__cause__)
         if "unsupported startup parameter" in cause:
-            cause += ". If that is PgBouncer, set BILLING_DATABASE_POOLED=on."
+            cause += (
+                ". If that is PgBouncer, it needs BILLING_DATABASE_POOLED=on, and"
+                " BILLING_DIRECT_DATABASE_URL to lead past it."
+            )
         _fail(f"The database cannot be reached: {cause}")
     except OSError as error:
         _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))

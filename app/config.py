@@ -14,9 +14,8 @@ from urllib.parse import unquote
 import httpx
 from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
+from app.addresses import check_database_url, parse_url
 from app.billing.checks import check_name
 from app.billing.errors import BillingError
 from app.jwks import WrongKeySet, read_key_set
@@ -37,11 +36,6 @@ _IN_DEVELOPMENT = {
     "jwt_audience": "billing",
     "jwt_issuer": "billing",
 }
-_DATABASES = {
-    "sqlite": "sqlite:///FILE",
-    "postgresql": "postgresql://USER:PASSWORD@HOST/DATABASE",
-}
-_URL_OPTIONS = {"sqlite": set[str](), "postgresql": {"host", "ssl"}}
 _ADDRESS = re.compile(r"[\w.!#$%'*+/?^`{|}~-]+@[\w.-]+", re.ASCII)
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _REDIS_PATH = re.compile("/([0-9]{1,4})?")
@@ -52,7 +46,6 @@ _OF_TRACING = (
     "opentelemetry.instrumentation.asgi",
     "opentelemetry.instrumentation.sqlalchemy",
 )
-_SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 
 class SettingsError(Exception):
@@ -110,7 +103,7 @@ class Settings(BaseSettings):
     def _check_jwks_url(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is None:
             return None
-        url = _parse_url(value, "https", "http")
+        url = parse_url(value, "https", "http")
         if url is None or url.userinfo or url.fragment:
             raise ValueError("must be https://HOST:PORT/PATH")
         in_development = info.data.get("environment") == Environment.DEVELOPMENT
@@ -207,7 +200,7 @@ class Settings(BaseSettings):
     def _check_smtp_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        url = _parse_url(value, "smtp", "smtps")
+        url = parse_url(value, "smtp", "smtps")
         if url is None or url.path != "/" or url.fragment or (url.password and not url.username):
             raise ValueError("must be smtp://USER:PASSWORD@HOST:PORT, or smtps:// for TLS at once")
         if not _ADDRESS.fullmatch(mail_sender(url)):
@@ -217,7 +210,7 @@ class Settings(BaseSettings):
     @field_validator("webhook_url")
     @classmethod
     def _check_webhook_url(cls, value: str | None) -> str | None:
-        if value is not None and _parse_url(value, "http", "https") is None:
+        if value is not None and parse_url(value, "http", "https") is None:
             raise ValueError("must be http:// or https://HOST:PORT/PATH")
         return value
 
@@ -237,7 +230,7 @@ class Settings(BaseSettings):
     def _check_redis_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        url = _parse_url(value, "redis", "rediss")
+        url = parse_url(value, "redis", "rediss")
         if url is None or not _REDIS_PATH.fullmatch(url.raw_path.decode()) or url.fragment:
             raise ValueError("must be redis://USER:PASSWORD@HOST:PORT/NUMBER, or rediss:// for TLS")
         return value
@@ -271,7 +264,7 @@ class Settings(BaseSettings):
             raise ValueError("must name each origin: * would let every page on the web ask")
         in_production = info.data.get("environment") == Environment.PRODUCTION
         for origin in origins:
-            url = _parse_url(origin, "https", *(() if in_production else ("http",)))
+            url = parse_url(origin, "https", *(() if in_production else ("http",)))
             # Compared with what browsers send, letter for letter.
             if url is None or not _ORIGIN.fullmatch(origin) or str(url) != origin:
                 schemes = "with https in production, " if in_production else ""
@@ -301,42 +294,10 @@ class Settings(BaseSettings):
         return value
 
 
-def check_database_url(value: str, *drivers: str) -> str:
-    """The address of a database, of these kinds alone where they are given; ValueError says what is wrong, and shows no password."""
-    try:
-        url = make_url(value)
-    except (ArgumentError, ValueError):  # their words may quote the password
-        url = None
-    drivers = drivers or tuple(_DATABASES)
-    if url is None or url.drivername not in drivers or not url.database:
-        raise ValueError(f"must be {' or '.join(_DATABASES[driver] for driver in drivers)}")
-    if url.drivername == "sqlite" and url.database == ":memory:":
-        raise ValueError("must name a file: a database in memory is not shared")
-    known = _URL_OPTIONS[url.drivername]
-    if not known.issuperset(url.query):
-        allowed = f"the options {', '.join(sorted(known))}" if known else "no options"
-        raise ValueError(f"may have {allowed} behind its question mark")
-    if url.query.get("ssl", "prefer") not in _SSL_MODES:
-        raise ValueError(f"may have ssl as {', '.join(_SSL_MODES)}")
-    return value
-
-
 def mail_sender(url: httpx.URL) -> str:
     """From whom mail comes, by the address of its server: `?from=`, else billing at that host."""
     query = unquote(url.query.decode())
     return query.removeprefix("from=") if query else f"billing@{url.raw_host.decode()}"
-
-
-def _parse_url(value: str, *schemes: str) -> httpx.URL | None:
-    """An address of a server; None where it is none."""
-    try:
-        url = httpx.URL(value)
-        url.host.encode("idna")
-    except (httpx.InvalidURL, UnicodeError):
-        return None
-    is_host = url.host and "%" not in url.host
-    is_port = url.port is None or 0 < url.port < 65536
-    return url if url.scheme in schemes and is_host and is_port else None
 
 
 def _is_installed(module: str) -> bool:

@@ -63,6 +63,7 @@ def reason_of(error: BaseException) -> str:
     """What was the matter, for the log: names and codes, never words, which may quote a row."""
     cause = error.__cause__ or error
     cause = getattr(cause, "orig", None) or cause
+    cause = cause.__cause__ or cause  # SQLAlchemy has one class for many of the driver's
     code = getattr(cause, "sqlstate", None) or getattr(cause, "sqlite_errorname", None)
     return f"{type(cause).__name__} {code or ''}".rstrip()
 

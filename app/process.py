@@ -33,8 +33,8 @@ _MAX_MESSAGE = 2 * 1024 * 1024
 """In bytes, of a WebSocket: as many as the body of a request."""
 _CLOSE_SECONDS = 5
 """For the client of a WebSocket that has ended to take the rest."""
-_ONE_CTRL_C_SECONDS = 0.5
-"""Within it, a worker gets the same Ctrl-C twice: from the terminal, and passed on."""
+_ONE_SIGNAL_SECONDS = 0.5
+"""Within it, a worker gets the same signal twice: with its group, as of a terminal, and passed on."""
 
 
 class _Protocol(HttpToolsProtocol):
@@ -98,23 +98,25 @@ class _Server(uvicorn.Server):
     """
 
     config: _Config
-    _drained_at = math.inf
+    _draining_since = math.inf
     _ending_since = math.inf
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # The signals are not kept, with which uvicorn would end the process once more.
+        now = time.monotonic()
         if self.should_exit:
-            since = time.monotonic() - self._ending_since
-            self.force_exit |= sig == signal.SIGINT and since > _ONE_CTRL_C_SECONDS
-        elif sig == signal.SIGTERM and self.started and self._drained_at == math.inf:
+            is_another = now - self._ending_since > _ONE_SIGNAL_SECONDS
+            self.force_exit |= sig == signal.SIGINT and is_another
+        elif sig == signal.SIGTERM and self.started and self._draining_since == math.inf:
             logger.info("draining for %g seconds", self.config.drain)
-            self._drained_at = time.monotonic() + self.config.drain
+            self._draining_since = now
             self.lifespan.state["draining"] = True
-        else:
+        elif sig != signal.SIGTERM or not 0 <= now - self._draining_since < _ONE_SIGNAL_SECONDS:
             self.should_exit = True
-            self._ending_since = time.monotonic()
+            self._ending_since = now
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        signal.signal(signal.SIGUSR1, self.handle_exit)
         await super().startup(sockets)
         gc.collect()
         gc.freeze()  # what is loaded by now stays: the collector need not walk through it again
@@ -125,7 +127,7 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
     async def on_tick(self, counter: int) -> bool:
-        if time.monotonic() >= self._drained_at and not self.should_exit:
+        if time.monotonic() >= self._draining_since + self.config.drain and not self.should_exit:
             self.should_exit = True
             self._ending_since = time.monotonic()
         return await super().on_tick(counter)
@@ -145,15 +147,13 @@ class _Workers(multiprocess.Multiprocess):
     def __init__(self, config: uvicorn.Config, sockets: list[socket.socket]) -> None:
         super().__init__(config, sockets)
         self._told: set[Any] = set()
-        self._passed: list[int] = []
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._pass_on)
 
     def _pass_on(self, sig: int, _: FrameType | None) -> None:
+        if sig == signal.SIGTERM and self.should_exit.is_set():
+            sig = signal.SIGUSR1  # a second SIGTERM may be one with the first to a busy worker
         self.should_exit.set()
-        if self._passed == [signal.SIGTERM]:
-            sig = signal.SIGINT  # a second SIGTERM may be one with the first to a busy worker
-        self._passed.append(sig)
         for worker in self.processes:
             self._told.add(worker)
             if worker.pid is not None:

@@ -417,6 +417,13 @@ def test_a_database_url_is_accepted(environment: pytest.MonkeyPatch, url: str) -
         "postgresql://user:hunter2@localhost",
         "postgresql://user:hunter2@localhost:port/billing",
         "postgresql://user:hunter2@localhost/billing?sslmode=require",
+        "postgresql://user:hunter2@localhost/billing?ssl=no",
+        "postgresql://user:hunter2@localhost:99999/billing",
+        "postgresql://user:hunter2@localhost:0/billing",
+        "postgresql://user:hunter2@db..example/billing",
+        f"postgresql://user:hunter2@{'x' * 64}.example/billing",
+        "postgresql://user:hunter2@/billing?host=/run/a&host=/run/b",
+        "postgresql://user:hunter2@/billing?host=one.example:1,other.example:2",
     ],
 )
 def test_a_database_url_is_refused(environment: pytest.MonkeyPatch, url: str) -> None:

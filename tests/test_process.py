@@ -80,10 +80,44 @@ def test_the_wait_is_cut_short(
         server.signal(first)
         for number in others:
             wait_for(server, 503)
+            time.sleep(0.6)  # sooner it might be the same, told twice
             server.signal(number)
         begun = time.monotonic()
         assert server.exit_code() == 0
         assert time.monotonic() - begun < 20
+
+
+@on_sqlite
+def test_a_signal_to_the_group_is_one(database_url: str) -> None:
+    with draining(database_url, 2, 3) as server:
+        begun = time.monotonic()
+        for worker in psutil.Process(server.pid).children():
+            worker.terminate()
+        wait_for(server, 503)
+        server.signal(signal.SIGTERM)
+        assert server.exit_code() == 0
+        assert time.monotonic() - begun > 3
+
+
+@on_sqlite
+@with_workers
+def test_sigterm_never_cuts_a_request(database_url: str, workers: int) -> None:
+    with draining(database_url, workers, 0) as server:
+        url = httpx.URL(server.address)
+        body = b'{"query": "{ __typename }"}'
+        with socket.create_connection((url.host, url.port or 0)) as client:
+            client.sendall(
+                b"POST /graphql HTTP/1.1\r\nHost: billing\r\nContent-Type: application/json\r\n"
+                b"Content-Length: %d\r\n\r\n" % len(body)
+            )
+            time.sleep(0.2)
+            for _ in range(3):
+                server.signal(signal.SIGTERM)
+                time.sleep(0.7)
+            client.sendall(body)
+            answer = b"".join(iter(lambda: client.recv(4096), b""))
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert server.exit_code() == 0
 
 
 @on_sqlite

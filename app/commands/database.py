@@ -10,9 +10,10 @@ from rich.progress import TaskID
 from sqlalchemy import make_url
 
 from app import backup, copying, distribution, migrate, revision
+from app.addresses import check_database_url
 from app.commands.ledger import prove
 from app.commands.shared import Failure, check_there, migrated, missing_file, progress
-from app.config import check_database_url, load_settings
+from app.config import load_settings
 from app.database import Database
 
 
