@@ -76,10 +76,12 @@ async def _execute(
     common = {_given("mandate_id"): mandate_id}
     if connection.dialect.name == "sqlite":
         each = [{_given(name): row[name] for name in names} | common for row in rows]
-        await connection.execute(statement.query, each)
+        written = (await connection.execute(statement.query, each)).rowcount
     else:
         arrays = {_given(name): [row[name] for row in rows] for name in names}
-        await statement.rows(connection, **arrays, **common)
+        written = len(await statement.rows(connection, **arrays, **common))
+    if written != len(rows):
+        raise RuntimeError(f"{written} rows were written of {len(rows)}.")
 
 
 def _others(columns: Iterable[Column[Any]]) -> list[str]:
@@ -115,7 +117,7 @@ def _insert_into(table: Table, names: Sequence[str], dialect: str) -> Any:
         .join_from(settings, given, true())
         .where(settings.c.mandate_id == _value(table, "mandate_id"))
     )
-    return postgresql.insert(table).from_select(names, rows)
+    return postgresql.insert(table).from_select(names, rows).returning(table.c.mandate_id)
 
 
 @cache
@@ -136,9 +138,9 @@ def _change(table: Table, names: tuple[str, ...], dialect: str) -> Statement:
         given: Any = {name: _value(table, name) for name in ("id", *names)}
     else:
         given = _arrays(table, ("id", *names)).c
-    mandate_id = _value(table, "mandate_id")
-    return Statement(
+    change = (
         update(table)
-        .where(table.c.mandate_id == mandate_id, table.c.id == given["id"])
+        .where(table.c.mandate_id == _value(table, "mandate_id"), table.c.id == given["id"])
         .values({name: given[name] for name in names})
     )
+    return Statement(change if dialect == "sqlite" else change.returning(table.c.mandate_id))
