@@ -1,9 +1,7 @@
 """Addresses of other servers, as an operator writes them: what is wrong with one is told before it is used."""
 
-from typing import Any
-
 import httpx
-from sqlalchemy import make_url
+from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 _DATABASES = {
@@ -31,10 +29,22 @@ def check_database_url(value: str, *drivers: str) -> str:
         raise ValueError(f"may have {allowed} behind its question mark")
     if url.query.get("ssl", "prefer") not in _SSL_MODES:
         raise ValueError(f"may have ssl as {', '.join(_SSL_MODES)}")
-    host = url.query.get("host", url.host or "")
-    if not (_is_host(host) and _is_port(url.port)):
-        raise ValueError("must name one host, and a port up to 65535 where it names one")
+    if url.drivername == "postgresql" and not _names_servers(url):
+        raise ValueError("must name a host, or several with a port for each; ports end at 65535")
     return value
+
+
+def _names_servers(url: URL) -> bool:
+    url = url.set(drivername="postgresql+asyncpg")
+    try:
+        _, told = url.get_dialect()().create_connect_args(url)
+    except (ArgumentError, ValueError):
+        return False
+    hosts, ports = (
+        part if isinstance(part, list) else [part]
+        for part in (told.get("host", ""), told.get("port"))
+    )
+    return all(map(_is_host, hosts)) and all(map(_is_port, ports))
 
 
 def parse_url(value: str, *schemes: str) -> httpx.URL | None:
@@ -47,12 +57,10 @@ def parse_url(value: str, *schemes: str) -> httpx.URL | None:
     return url if url.scheme in schemes and is_host and _is_port(url.port) else None
 
 
-def _is_host(value: Any) -> bool:
-    """Whether it is one, the directory of a Unix socket, or nothing."""
-    if not isinstance(value, str) or "," in value:
-        return False
+def _is_host(value: str) -> bool:
+    """Whether it is one, or the directory of a Unix socket."""
     try:
-        value.encode("idna" if not value.startswith("/") else "utf-8")
+        value.encode("utf-8" if value.startswith("/") else "idna")
     except UnicodeError:
         return False
     return True
