@@ -141,9 +141,10 @@ async def test_a_thousand_problems_of_one_account_are_shortened(
     await keep_books(database)
     await run_sql(
         database,
-        "WITH RECURSIVE place(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM place WHERE n < 1000)"
+        f"WITH place(n) AS (VALUES {', '.join(f'({n})' for n in range(1000))})"
         " INSERT INTO daily_usage SELECT mandate_id, '2026-01-01', user_id, id, 'p',"
-        " CAST(n AS VARCHAR), '', 5, 1 FROM account, place WHERE user_id = 'bob'",
+        f" CAST(n AS VARCHAR), '', 5, 1 FROM account, place WHERE mandate_id = '{MANDATE}'"
+        " AND user_id = 'bob'",
     )
     check = await api.read("ada", CHECK, id=MANDATE)
     [wrong] = check["mismatches"]

@@ -192,7 +192,7 @@ async def test_who_waits_for_a_connection_and_then_a_lock_is_told_in_time(
         await add_mandate(database, MANDATE, PREPAY_USER)
         await record(database, usage_event())
         async with other.engine.begin() as connection:
-            await connection.execute(select(accounts.c.id).with_for_update())
+            await lock(connection, MANDATE, "alice")
             busy = [
                 asyncio.create_task(database.write(lambda _: asyncio.sleep(2.4))) for _ in range(20)
             ]

@@ -212,7 +212,9 @@ async def test_a_lock_that_is_not_had_in_time(database: Database, database_url: 
     wanted = {"mandateId": MANDATE, "amount": "1", "idempotencyKey": "once"}
     async with serving(Settings(database_url=database_url, rate_limits=False)) as api:
         async with database.engine.begin() as locking:
-            await locking.execute(select(accounts).with_for_update())
+            await locking.execute(
+                select(accounts).where(accounts.c.mandate_id == MANDATE).with_for_update()
+            )
             status, codes, seconds = await ask(api, WRITE, input=wanted)
             assert (status, codes, seconds < 5) == (503, ["UNAVAILABLE"], True)
         assert (await ask(api, WRITE, input=wanted))[:2] == (200, [])
