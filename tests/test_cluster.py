@@ -19,6 +19,7 @@ from app.migrate import migrate
 from tests.conftest import Billing
 from tests.servers import verify_by_command
 from tests.test_migrations import differences
+from tests.topology import past_pgbouncer
 from tests.world import add_mandate, credit, dump, outcomes, record, run_sql, usage_event
 
 pytestmark = pytest.mark.anyio
@@ -130,7 +131,8 @@ async def test_nobody_waits_long_for_a_lock_on_a_worker(postgresql_url: str) -> 
     async with Database(postgresql_url) as database:
         await fill(database)
         await all_of(database)
-        pooled = Database(postgresql_url, waits=PROMPT, direct_url=postgresql_url)
+        direct = past_pgbouncer(postgresql_url)  # which has sessions from before the settings
+        pooled = Database(direct, waits=PROMPT, direct_url=direct)
         async with pooled, database.engine.begin() as other:
             await other.execute(text("SELECT 1 FROM account WHERE mandate_id = 'acme' FOR UPDATE"))
             begun = time.monotonic()
