@@ -10,7 +10,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 import app.database
 from app.database import Database, DatabaseUnavailable, Waits
-from tests.topology import past_pgbouncer
+from app.faults import reason_of
+from tests.topology import at, past_pgbouncer
 from tests.world import fresh
 
 pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("loop_outlives_sqlite")]
@@ -342,3 +343,11 @@ async def test_capitals_of_every_alphabet_are_lowered(database: Database) -> Non
     async with database.read() as connection:
         found = await connection.execute(text("SELECT lower('ÄÉΩЖ'), lower(NULL)"))
         assert tuple(found.one()) == ("äéωж", None)
+
+
+async def test_the_log_names_what_the_driver_calls_it(postgresql_url: str) -> None:
+    async with Database(at(past_pgbouncer(postgresql_url), "nowhere")) as database:
+        with pytest.raises(DatabaseUnavailable) as caught:
+            async with database.read():
+                pass
+    assert reason_of(caught.value) == "InvalidCatalogNameError 3D000"
